@@ -1,0 +1,1 @@
+"""What clients and servers of Strongroom share: stubs, names and canonical encodings."""

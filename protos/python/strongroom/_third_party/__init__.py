@@ -1,0 +1,1 @@
+"""Stubs of foreign .proto files that ours import."""

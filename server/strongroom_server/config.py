@@ -1,0 +1,233 @@
+"""Configuration of `strongroom serve`: one frozen object from TOML and environment.
+
+Precedence: environment (``STRONGROOM_SERVER__LISTEN`` sets ``[server] listen``), then the
+file, then the defaults here. Unknown keys are refused. Secrets are never values, only
+paths of files. This is the only module of the server that reads the environment.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from strongroom.peers import PeerIdentityError, validate_spiffe_id
+from strongroom_server.errors import StartRefusedError
+
+__all__ = [
+    "AccessConfig",
+    "Config",
+    "LogConfig",
+    "OpsConfig",
+    "ServerConfig",
+    "ShardConfig",
+    "TlsConfig",
+    "load_config",
+]
+
+
+def _check_principal(text: str) -> str:
+    try:
+        return validate_spiffe_id(text)
+    except PeerIdentityError as exc:
+        raise ValueError(str(exc)) from exc
+
+
+def _check_address(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 2**16 - 1:
+        raise ValueError("expected host:port, port 0 to 65535 (0 takes a free one)")
+    return text
+
+
+Principal = Annotated[str, AfterValidator(_check_principal)]
+Address = Annotated[str, AfterValidator(_check_address)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerConfig(_Section):
+    """``[server]``: the gRPC port."""
+
+    listen: Address = Field(
+        "127.0.0.1:7443", description="host:port of the gRPC service; always mTLS"
+    )
+    reflection: bool = Field(
+        default=False, description="serve gRPC reflection; for development only"
+    )
+    default_deadline_seconds: float = Field(
+        5.0, gt=0, le=60, description="deadline of a call whose caller sets none or a longer one"
+    )
+    drain_seconds: float = Field(
+        10.0, ge=0, le=300, description="on SIGTERM, how long calls under way may take to end"
+    )
+    max_connection_age_seconds: int = Field(
+        3600,
+        ge=10,
+        description="connections are closed after this; bounds the use of a revoked certificate",
+    )
+    max_concurrent_calls: int = Field(
+        1000, ge=1, description="calls under way in this process; more are OVERLOADED at once"
+    )
+
+
+class TlsConfig(_Section):
+    """``[tls]``: this server's certificate and the CA of its callers; read again when changed."""
+
+    certificate_file: Path = Field(description="PEM certificate chain of this server")
+    private_key_file: Path = Field(description="PEM private key of this server, mode 0600")
+    client_ca_file: Path = Field(description="PEM certificates of the CA that callers come from")
+
+
+class OpsConfig(_Section):
+    """``[ops]``: the plain HTTP port for /metrics, /livez and /readyz. Keep it on loopback."""
+
+    listen: Address = Field("127.0.0.1:9464", description="host:port of the ops port")
+
+
+class AccessConfig(_Section):
+    """``[access]``: who may do what before any key policy speaks."""
+
+    administrators: tuple[Principal, ...] = Field(
+        (), description='principals in Role::"administrator" of every key policy'
+    )
+    key_creators: tuple[Principal, ...] = Field(
+        (), description="principals that may create keys; administrators always may"
+    )
+    audit_consumers: tuple[Principal, ...] = Field(
+        (), description="principals that may read and acknowledge the audit spools"
+    )
+
+
+class LogConfig(_Section):
+    """``[log]``: the server's own log, JSON lines on standard output."""
+
+    level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
+        "info", description="debug, info, warning or error"
+    )
+
+
+class ShardConfig(_Section):
+    """``[[shards]]``: one region: its token and session pool, its store, its spool."""
+
+    region: Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,31}$")] = Field(
+        description="region, as in regions/{region}"
+    )
+    module: Path = Field(description="the vendor's PKCS#11 library")
+    module_environment: dict[str, str] = Field(
+        default_factory=dict,
+        description="environment of the HSM workers, such as SOFTHSM2_CONF; never secrets",
+    )
+    token_label: Annotated[str, Field(min_length=1, max_length=32)] = Field(
+        description="label of the token (CKA_LABEL of the slot's token, at most 32 characters)"
+    )
+    pin_file: Path = Field(description="file with the user PIN and nothing else, mode 0600")
+    sessions: int = Field(2, ge=1, le=64, description="HSM worker processes, one session each")
+    store: Path = Field(description="SQLite database of the shard's metadata")
+    spool: Path = Field(description="directory of the shard's audit spool")
+    spool_limit_bytes: int = Field(
+        256 * 2**20,
+        ge=2**17,
+        description="unacknowledged audit records; at the limit the shard refuses calls",
+    )
+    verify_after_encrypt: bool = Field(
+        default=True,
+        description="decrypt what was encrypted before answering; a silent HSM fault loses data",
+    )
+
+
+class Config(BaseSettings):
+    """Everything that `strongroom serve` is told."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="STRONGROOM_", env_nested_delimiter="__"
+    )
+    _toml_file: ClassVar[Path | None] = None
+
+    server: ServerConfig = Field(default_factory=ServerConfig)
+    tls: TlsConfig
+    ops: OpsConfig = Field(default_factory=OpsConfig)
+    access: AccessConfig = Field(default_factory=AccessConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
+    shards: Annotated[tuple[ShardConfig, ...], Field(min_length=1)]
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file; no .env files and no secrets directories."""
+        del dotenv_settings, file_secret_settings
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls, cls._toml_file),
+        )
+
+
+def load_config(path: Path) -> Config:
+    """Load the configuration; relative paths in it are relative to the file's directory.
+
+    Raises:
+        StartRefusedError: The file cannot be read, is not TOML, has unknown keys or values
+            out of range. The message lists every mistake.
+    """
+    if not path.is_file():
+        raise StartRefusedError(f"{path}: no such configuration file; see `strongroom dev init`")
+
+    class _FileConfig(Config):
+        _toml_file = path
+
+    try:
+        loaded = _FileConfig()
+    except ValidationError as exc:
+        lines = [
+            f"  {'.'.join(str(part) for part in error['loc']) or '(file)'}: {error['msg']}"
+            for error in exc.errors(include_input=False, include_url=False)
+        ]
+        raise StartRefusedError(
+            f"{path}: mistakes in the configuration:\n" + "\n".join(lines)
+        ) from exc
+    except ValueError as exc:  # tomllib.TOMLDecodeError
+        raise StartRefusedError(f"{path}: {exc}") from exc
+    regions = [shard.region for shard in loaded.shards]
+    if len(set(regions)) != len(regions):
+        raise StartRefusedError(f"{path}: shards: a region is listed twice")
+    return _resolve_paths(loaded, path.parent)
+
+
+def _resolve_paths(config: Config, base: Path) -> Config:
+    tls = config.tls
+    return config.model_copy(
+        update={
+            "tls": tls.model_copy(
+                update={
+                    name: base / getattr(tls, name)
+                    for name in ("certificate_file", "private_key_file", "client_ca_file")
+                }
+            ),
+            "shards": tuple(
+                shard.model_copy(
+                    update={
+                        name: base / getattr(shard, name)
+                        for name in ("module", "pin_file", "store", "spool")
+                    }
+                )
+                for shard in config.shards
+            ),
+        }
+    )

@@ -1,0 +1,271 @@
+"""Domain errors: what can go wrong, without a word of gRPC.
+
+Every error carries a reason (the enum ErrorReason of the API, without prefix) and a
+message that is safe to show to the caller. `rpc/status.py` turns reasons into status
+codes, in one table.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import ClassVar
+
+__all__ = [
+    "AliasExistsError",
+    "ArgumentInvalidError",
+    "AuditUnavailableError",
+    "ChecksumMismatchError",
+    "CiphertextInvalidError",
+    "EtagMismatchError",
+    "FieldViolation",
+    "HsmUnavailableError",
+    "InternalError",
+    "KeyDisabledError",
+    "KeyExhaustedError",
+    "KeyNotFoundError",
+    "OverloadedError",
+    "PeerUnauthenticatedError",
+    "PolicyDeniedError",
+    "PolicyInvalidError",
+    "Reason",
+    "RequestIdReusedError",
+    "ShardUnavailableError",
+    "StartRefusedError",
+    "StrongroomError",
+    "WrongKeyError",
+    "WrongRegionError",
+]
+
+
+class Reason(enum.StrEnum):
+    """Why a call is refused; the names of the API's enum ErrorReason."""
+
+    ARGUMENT_INVALID = "ARGUMENT_INVALID"
+    CHECKSUM_MISMATCH = "CHECKSUM_MISMATCH"
+    CIPHERTEXT_INVALID = "CIPHERTEXT_INVALID"
+    WRONG_KEY = "WRONG_KEY"
+    POLICY_INVALID = "POLICY_INVALID"
+    KEY_NOT_FOUND = "KEY_NOT_FOUND"
+    ALIAS_EXISTS = "ALIAS_EXISTS"
+    REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
+    KEY_DISABLED = "KEY_DISABLED"
+    KEY_EXHAUSTED = "KEY_EXHAUSTED"
+    WRONG_REGION = "WRONG_REGION"
+    POLICY_DENIED = "POLICY_DENIED"
+    PEER_UNAUTHENTICATED = "PEER_UNAUTHENTICATED"
+    OVERLOADED = "OVERLOADED"
+    HSM_UNAVAILABLE = "HSM_UNAVAILABLE"
+    SHARD_UNAVAILABLE = "SHARD_UNAVAILABLE"
+    AUDIT_UNAVAILABLE = "AUDIT_UNAVAILABLE"
+    ETAG_MISMATCH = "ETAG_MISMATCH"
+    INTERNAL = "INTERNAL"
+
+
+class StrongroomError(Exception):
+    """Base of every error that a caller may be told about."""
+
+    reason: ClassVar[Reason] = Reason.INTERNAL
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None):
+        super().__init__(message)
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """ErrorInfo metadata: facts for programs, never secrets."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """A field that breaks a rule: its path, the rule's id, and the rule in words."""
+
+    field: str
+    rule: str
+    description: str
+
+
+class ArgumentInvalidError(StrongroomError):
+    """A field of the request breaks its rule."""
+
+    reason = Reason.ARGUMENT_INVALID
+
+    def __init__(self, violations: tuple[FieldViolation, ...]):
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = violations
+
+    @classmethod
+    def of(cls, field: str, rule: str, description: str) -> ArgumentInvalidError:
+        """Make an error with a single violation."""
+        return cls((FieldViolation(field, rule, description),))
+
+
+class ChecksumMismatchError(StrongroomError):
+    """A CRC32C in the request does not match its field."""
+
+    reason = Reason.CHECKSUM_MISMATCH
+
+    def __init__(self, field: str):
+        super().__init__(f"{field}: the CRC32C does not match; send the request again")
+
+
+class CiphertextInvalidError(StrongroomError):
+    """The ciphertext cannot be decrypted: tag, context or format, nobody is told which."""
+
+    reason = Reason.CIPHERTEXT_INVALID
+
+    def __init__(self) -> None:
+        super().__init__("the ciphertext is not valid for this key and encryption context")
+
+
+class WrongKeyError(StrongroomError):
+    """The ciphertext was made with another key than the one named."""
+
+    reason = Reason.WRONG_KEY
+
+    def __init__(self) -> None:
+        super().__init__("the ciphertext was made with another key than the one named")
+
+
+class PolicyInvalidError(StrongroomError):
+    """The policy does not parse, does not fit the schema, or locks everybody out."""
+
+    reason = Reason.POLICY_INVALID
+
+
+class KeyNotFoundError(StrongroomError):
+    """There is no such key, or the caller may not see it: the same answer for both.
+
+    `hidden` tells the audit record, never the caller, that the key is there.
+    """
+
+    reason = Reason.KEY_NOT_FOUND
+
+    def __init__(self, name: str = "", *, hidden: bool = False):
+        super().__init__(
+            f"no key {name}, or you may not see it"
+            if name
+            else "no key that made this ciphertext, or you may not see it"
+        )
+        self.hidden = hidden
+
+
+class AliasExistsError(StrongroomError):
+    """The alias exists already."""
+
+    reason = Reason.ALIAS_EXISTS
+
+
+class RequestIdReusedError(StrongroomError):
+    """The request id was used before, with another request."""
+
+    reason = Reason.REQUEST_ID_REUSED
+
+    def __init__(self) -> None:
+        super().__init__("request_id was used before with a different request")
+
+
+class KeyDisabledError(StrongroomError):
+    """The key is disabled."""
+
+    reason = Reason.KEY_DISABLED
+
+    def __init__(self, name: str):
+        super().__init__(f"{name} is disabled")
+
+
+class KeyExhaustedError(StrongroomError):
+    """The key version has been used 2^32 times (SP 800-38D, 8.3)."""
+
+    reason = Reason.KEY_EXHAUSTED
+
+    def __init__(self, name: str):
+        super().__init__(f"{name} has no encryptions left; rotate the key")
+
+
+class WrongRegionError(StrongroomError):
+    """This server does not host the shard that the name asks for."""
+
+    reason = Reason.WRONG_REGION
+
+    def __init__(self, region: str, hosted: tuple[str, ...]):
+        super().__init__(
+            f"region {region} is not hosted here; this server hosts {', '.join(hosted)}"
+        )
+        self.region = region
+        self.hosted = hosted
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {"region": self.region, "hostedRegions": ",".join(self.hosted)}
+
+
+class PolicyDeniedError(StrongroomError):
+    """The caller may see the key, but no policy allows this."""
+
+    reason = Reason.POLICY_DENIED
+
+    def __init__(self, action: str, name: str):
+        super().__init__(f"no policy allows {action} on {name}")
+
+
+class PeerUnauthenticatedError(StrongroomError):
+    """The peer's certificate does not name exactly one principal."""
+
+    reason = Reason.PEER_UNAUTHENTICATED
+
+
+class OverloadedError(StrongroomError):
+    """Too much at once."""
+
+    reason = Reason.OVERLOADED
+
+
+class HsmUnavailableError(StrongroomError):
+    """The HSM of a shard does not answer, or does not show a key it should hold."""
+
+    reason = Reason.HSM_UNAVAILABLE
+
+    def __init__(self, region: str, message: str, *, retry_after_seconds: float = 1.0):
+        super().__init__(f"region {region}: {message}", retry_after_seconds=retry_after_seconds)
+        self.region = region
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {"region": self.region}
+
+
+class ShardUnavailableError(HsmUnavailableError):
+    """The shard is not ready, its store fails, or the server is stopping."""
+
+    reason = Reason.SHARD_UNAVAILABLE
+
+
+class AuditUnavailableError(HsmUnavailableError):
+    """The audit record cannot be made durable: nothing is answered unlogged."""
+
+    reason = Reason.AUDIT_UNAVAILABLE
+
+
+class EtagMismatchError(StrongroomError):
+    """The resource changed since it was read."""
+
+    reason = Reason.ETAG_MISMATCH
+
+    def __init__(self, name: str):
+        super().__init__(f"{name} changed since it was read; read it again")
+
+
+class InternalError(StrongroomError):
+    """A fault in the service itself."""
+
+    reason = Reason.INTERNAL
+
+    def __init__(self) -> None:
+        super().__init__("internal error; the server's log has it under the request id")
+
+
+class StartRefusedError(Exception):
+    """The server must not start; the message says what is wrong and the cure."""
