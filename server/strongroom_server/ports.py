@@ -33,6 +33,8 @@ __all__ = [
     "HsmToken",
     "KeyStore",
     "Mutation",
+    "Outbox",
+    "OutboxRow",
     "RequestMemo",
     "SetState",
 ]
@@ -271,5 +273,32 @@ class KeyStore(Protocol):
 
         Durable on return: what was reserved and not used before a crash is never
         handed out again.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """A record that was committed with its change and waits to be moved to the spool."""
+
+    outbox_id: int
+    draft: AuditDraft
+
+
+class Outbox(Protocol):
+    """The records of state changes, as the store keeps them (audit-spool-v1.md, Outbox).
+
+    Ids ascend in commit order and are never used twice, also after a deletion. Both
+    methods raise ShardUnavailableError when the database fails.
+    """
+
+    async def outbox_after(self, outbox_id: int, limit: int) -> list[OutboxRow]:
+        """Return at most `limit` rows with ids above `outbox_id`, ascending."""
+        ...
+
+    async def delete_outbox_through(self, outbox_id: int) -> None:
+        """Delete the rows with ids up to and including `outbox_id`; durable on return.
+
+        Called only when the spool holds them durably. Idempotent.
         """
         ...
