@@ -11,6 +11,8 @@ import enum
 from dataclasses import dataclass
 from typing import ClassVar
 
+from strongroom.receipts import Receipt
+
 __all__ = [
     "AliasExistsError",
     "ArgumentInvalidError",
@@ -71,6 +73,8 @@ class StrongroomError(Exception):
         super().__init__(message)
         self.message = message
         self.retry_after_seconds = retry_after_seconds
+        #: Receipts of the records that this refusal left, in order.
+        self.receipts: tuple[Receipt, ...] = ()
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -174,14 +174,14 @@ class AuditTrail(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CreateKey:
-    """Insert a key with its first version."""
+    """Insert a key, at revision 1, with its first version."""
 
     key: Key
 
 
 @dataclass(frozen=True, slots=True)
 class SetState:
-    """Change a key's state."""
+    """Change a key's state. Its revision becomes `expected_revision` + 1."""
 
     key_id: uuid.UUID
     state: KeyState
@@ -191,7 +191,7 @@ class SetState:
 
 @dataclass(frozen=True, slots=True)
 class AddVersion:
-    """Add a version and make it primary."""
+    """Add a version and make it primary. The key's revision becomes `expected_revision` + 1."""
 
     key_id: uuid.UUID
     version: KeyVersion

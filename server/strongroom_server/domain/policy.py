@@ -1,0 +1,184 @@
+"""Key policies: Cedar policy sets, one per key, checked against our schema.
+
+A policy speaks of `Principal` (a SPIFFE ID, perhaps in Role::"administrator"), of the
+actions below, of `Key`, and of `context.encryption_context`, a set of records
+``{name: String, value: String}``. What no policy permits is denied. docs/policies.md has
+examples.
+
+Pure: no I/O, no clock. Cedar itself is the library cedarpy.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import cedarpy
+
+from strongroom_server.errors import PolicyInvalidError
+
+__all__ = ["SCHEMA", "Action", "CompiledPolicy", "Verdict", "default_policy"]
+
+MAX_POLICY_BYTES: Final = 32 * 1024
+DEFAULT_DENY: Final = "default-deny"
+
+
+class Action(enum.StrEnum):
+    """What can be done to a key; the names of Cedar actions."""
+
+    GET_KEY = "GetKey"
+    ENABLE_KEY = "EnableKey"
+    DISABLE_KEY = "DisableKey"
+    ROTATE_KEY = "RotateKey"
+    LIST_KEY_VERSIONS = "ListKeyVersions"
+    CREATE_ALIAS = "CreateAlias"
+    ENCRYPT = "Encrypt"
+    DECRYPT = "Decrypt"
+    RE_ENCRYPT_FROM = "ReEncryptFrom"
+    RE_ENCRYPT_TO = "ReEncryptTo"
+    GENERATE_DATA_KEY = "GenerateDataKey"
+    GENERATE_DATA_KEY_WITHOUT_PLAINTEXT = "GenerateDataKeyWithoutPlaintext"
+
+
+SCHEMA: Final = """
+entity Role;
+entity Principal in [Role];
+entity Key;
+type ContextPair = { name: String, value: String };
+type CallContext = { encryption_context: Set<ContextPair> };
+action ManageKey, UseKey;
+action GetKey, EnableKey, DisableKey, RotateKey, ListKeyVersions, CreateAlias
+  in [ManageKey]
+  appliesTo { principal: [Principal], resource: [Key], context: CallContext };
+action Encrypt, Decrypt, ReEncryptFrom, ReEncryptTo, GenerateDataKey,
+  GenerateDataKeyWithoutPlaintext
+  in [UseKey]
+  appliesTo { principal: [Principal], resource: [Key], context: CallContext };
+"""
+
+_ADMINISTRATOR: Final = {"type": "Role", "id": "administrator"}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer of a policy: allowed or not, and the id of the policy that decided."""
+
+    allowed: bool
+    policy_id: str
+
+
+def default_policy(creator: str) -> str:
+    """Return the policy of a key whose creator gave none.
+
+    Args:
+        creator: A validated SPIFFE ID (so it has no character to escape in Cedar).
+    """
+    return (
+        '@id("administrators")\n'
+        'permit (principal in Role::"administrator", action, resource);\n'
+        '@id("creator")\n'
+        f'permit (principal == Principal::"{creator}", action, resource);\n'
+    )
+
+
+class CompiledPolicy:
+    """A parsed policy set.
+
+    Thread safety: immutable after construction.
+    """
+
+    __slots__ = ("_policies", "depends_on_context")
+
+    def __init__(self, text: str) -> None:
+        """Parse `text` and check it against the schema.
+
+        Raises:
+            PolicyInvalidError: It is too long, does not parse, or does not fit the
+                schema; the message says where.
+        """
+        if len(text.encode()) > MAX_POLICY_BYTES:
+            raise PolicyInvalidError(f"policy: longer than {MAX_POLICY_BYTES} bytes")
+        result = cedarpy.validate_policies(text, SCHEMA)
+        if not result.validation_passed:
+            mistakes = "; ".join(str(error.error) for error in result.errors)
+            raise PolicyInvalidError(f"policy: {mistakes or 'does not fit the schema'}")
+        try:
+            self._policies = cedarpy.PolicySet.from_str(text)
+        except ValueError as exc:
+            raise PolicyInvalidError(f"policy: {exc}") from exc
+        # Textual and so conservative: a policy without the word cannot read the context.
+        self.depends_on_context = "context" in text
+
+    def evaluate(
+        self,
+        *,
+        principal: str,
+        is_administrator: bool,
+        action: Action,
+        key: str,
+        encryption_context: Mapping[str, str],
+    ) -> Verdict:
+        """Decide. An error inside a policy makes that policy not apply, as Cedar says.
+
+        Args:
+            principal: A validated SPIFFE ID.
+            key: Resource name of the key.
+        """
+        entity = {
+            "uid": {"type": "Principal", "id": principal},
+            "attrs": {},
+            "parents": [_ADMINISTRATOR] if is_administrator else [],
+        }
+        result = cedarpy.is_authorized(
+            {
+                "principal": f'Principal::"{principal}"',
+                "action": f'Action::"{action}"',
+                "resource": f'Key::"{key}"',
+                "context": {
+                    "encryption_context": [
+                        {"name": name, "value": value} for name, value in encryption_context.items()
+                    ]
+                },
+            },
+            self._policies,
+            json.dumps([entity]),
+        )
+        names = result.diagnostics.id_annotations_by_reason
+        reasons = sorted(names.get(r) or r for r in result.diagnostics.reasons)
+        policy_id = ",".join(reasons) if reasons else DEFAULT_DENY
+        return Verdict(result.decision is cedarpy.Decision.Allow, policy_id)
+
+
+def check_lock_out(
+    policy: CompiledPolicy, *, creator: str, creator_is_administrator: bool, key: str
+) -> None:
+    """Refuse a policy under which neither creator nor administrators can manage the key.
+
+    Raises:
+        PolicyInvalidError: Nobody known could see, enable and disable the key.
+    """
+    needed = (Action.GET_KEY, Action.ENABLE_KEY, Action.DISABLE_KEY)
+    # A principal that no policy can name stands for "any administrator".
+    some_administrator = "spiffe://invalid/administrator"
+    for principal, is_administrator in (
+        (creator, creator_is_administrator),
+        (some_administrator, True),
+    ):
+        if all(
+            policy.evaluate(
+                principal=principal,
+                is_administrator=is_administrator,
+                action=action,
+                key=key,
+                encryption_context={},
+            ).allowed
+            for action in needed
+        ):
+            return
+    raise PolicyInvalidError(
+        'policy: locks everybody out: neither you nor Role::"administrator" may '
+        f"{', '.join(needed)}"
+    )

@@ -1,0 +1,139 @@
+"""May this principal do this to that key?
+
+Decisions are cached per key for as long as the key's policy text is the same object;
+policies that read the encryption context get one entry per context.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from strongroom import encryption_context as contexts
+from strongroom_server.domain.keys import Key
+from strongroom_server.domain.policy import Action, CompiledPolicy, Verdict, check_lock_out
+from strongroom_server.errors import KeyNotFoundError, PolicyDeniedError
+
+__all__ = ["Authorization"]
+
+MAX_CACHED_KEYS: Final = 10_000
+MAX_CACHED_DECISIONS_PER_KEY: Final = 1_000
+
+
+class _KeyDecisions:
+    __slots__ = ("compiled", "decisions", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.compiled = CompiledPolicy(text)
+        self.decisions: dict[tuple[str, Action, bytes], Verdict] = {}
+
+
+class Authorization:
+    """Deny by default; one instance per server, owned by the event loop."""
+
+    def __init__(
+        self,
+        *,
+        administrators: frozenset[str],
+        key_creators: frozenset[str],
+        on_decision: Callable[[bool], None],
+    ) -> None:
+        """Take the configured principals; `on_decision` hears of every verdict."""
+        self._administrators = administrators
+        self._key_creators = key_creators | administrators
+        self._on_decision = on_decision
+        self._keys: OrderedDict[uuid.UUID, _KeyDecisions] = OrderedDict()
+
+    def authorize_create(self, principal: str, region_name: str) -> str:
+        """Let a configured creator or administrator create keys; return the rule's name.
+
+        Raises:
+            PolicyDeniedError: The principal is neither.
+        """
+        allowed = principal in self._key_creators
+        self._on_decision(allowed)
+        if not allowed:
+            raise PolicyDeniedError("CreateKey", region_name)
+        return "administrators" if principal in self._administrators else "key_creators"
+
+    def check_new_policy(self, text: str, *, creator: str, key_name: str) -> None:
+        """Check a policy that is about to be stored.
+
+        Raises:
+            PolicyInvalidError: It is malformed, or locks everybody out.
+        """
+        check_lock_out(
+            CompiledPolicy(text),
+            creator=creator,
+            creator_is_administrator=creator in self._administrators,
+            key=key_name,
+        )
+
+    def may_see(self, principal: str, key: Key) -> bool:
+        """Say whether the key exists for this principal."""
+        return self._verdict(principal, Action.GET_KEY, key, {}).allowed
+
+    def authorize(
+        self,
+        principal: str,
+        action: Action,
+        key: Key,
+        encryption_context: Mapping[str, str],
+        *,
+        asked_name: str,
+    ) -> str:
+        """Return the id of the policy that allows it.
+
+        Args:
+            asked_name: The name that the caller used, for the error; empty when the
+                caller named no key.
+
+        Raises:
+            KeyNotFoundError: Not allowed, and the caller may not even see the key.
+            PolicyDeniedError: Not allowed, and the caller may see the key.
+        """
+        verdict = self._verdict(principal, action, key, encryption_context)
+        self._on_decision(verdict.allowed)
+        if verdict.allowed:
+            return verdict.policy_id
+        if self.may_see(principal, key):
+            raise PolicyDeniedError(action, str(key.name))
+        raise KeyNotFoundError(asked_name, hidden=True)
+
+    def _verdict(
+        self, principal: str, action: Action, key: Key, encryption_context: Mapping[str, str]
+    ) -> Verdict:
+        cached = self._keys.get(key.key_id)
+        if cached is None or cached.text is not key.policy:
+            cached = self._compile(key)
+        bound = b""
+        if encryption_context and cached.compiled.depends_on_context:
+            bound = contexts.encode(encryption_context)
+        entry = (principal, action, bound)
+        verdict = cached.decisions.get(entry)
+        if verdict is None:
+            verdict = cached.compiled.evaluate(
+                principal=principal,
+                is_administrator=principal in self._administrators,
+                action=action,
+                key=str(key.name),
+                encryption_context=encryption_context,
+            )
+            if len(cached.decisions) >= MAX_CACHED_DECISIONS_PER_KEY:
+                cached.decisions.clear()
+            cached.decisions[entry] = verdict
+        return verdict
+
+    def _compile(self, key: Key) -> _KeyDecisions:
+        cached = self._keys.get(key.key_id)
+        if cached is not None and cached.text == key.policy:
+            cached.text = key.policy  # the same words in a new object: keep the decisions
+        else:
+            cached = self._keys[key.key_id] = _KeyDecisions(key.policy)
+        self._keys.move_to_end(key.key_id)
+        if len(self._keys) > MAX_CACHED_KEYS:
+            self._keys.popitem(last=False)
+        return cached

@@ -1,0 +1,111 @@
+"""From a name, or a blob, to a key that the caller may use now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from strongroom.resource_names import AliasName, KeyName
+from strongroom_server.domain import ciphertext
+from strongroom_server.domain.keys import Key, KeyState
+from strongroom_server.domain.policy import Action
+from strongroom_server.errors import (
+    CiphertextInvalidError,
+    KeyDisabledError,
+    KeyNotFoundError,
+    WrongKeyError,
+)
+from strongroom_server.services.authorization import Authorization
+from strongroom_server.services.caller import Caller
+from strongroom_server.services.records import Trace
+from strongroom_server.shards.topology import Shard
+
+__all__ = ["KeyAccess", "KeyOrAlias", "Use"]
+
+KeyOrAlias = KeyName | AliasName
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One intended use of a key, and the trace that its record is made from."""
+
+    caller: Caller
+    shard: Shard
+    action: Action
+    context: Mapping[str, str]
+    trace: Trace
+
+    @classmethod
+    def of(
+        cls,
+        action: Action,
+        name: KeyOrAlias | None,
+        context: Mapping[str, str],
+        *,
+        caller: Caller,
+        shard: Shard,
+        validate_only: bool,
+    ) -> Use:
+        """Start a use; its record is named like its action."""
+        asked = None if name is None else str(name)
+        trace = Trace(action.value, asked, None, context, None, validate_only)
+        return cls(caller, shard, action, context, trace)
+
+
+class KeyAccess:
+    """Resolves, authorises and checks the state, in this order.
+
+    The order keeps it from telling a caller anything about keys that it may not see.
+    """
+
+    def __init__(self, authorization: Authorization) -> None:
+        """Take the authorisation; holds no state of its own."""
+        self._authorization = authorization
+
+    def usable_key(self, use: Use, name: KeyOrAlias) -> Key:
+        """Return the key behind `name`.
+
+        Raises:
+            KeyNotFoundError: There is none, or the caller may not see it.
+            PolicyDeniedError: The caller may see it, not use it so.
+            KeyDisabledError: It is disabled.
+        """
+        return self._admit(use, use.shard.find(name), str(name))
+
+    def key_of_blob(
+        self, use: Use, name: KeyOrAlias | None, blob: bytes
+    ) -> tuple[Key, ciphertext.CiphertextBlob]:
+        """Return the key that made `blob`, and the blob taken apart.
+
+        Args:
+            name: The key that must have made it; None takes the blob's word.
+
+        Raises:
+            CiphertextInvalidError: The blob is malformed or names an unknown version.
+            WrongKeyError: Another key than the one named made it.
+            KeyNotFoundError, PolicyDeniedError, KeyDisabledError: As in `usable_key`.
+        """
+        if name is not None:
+            key = self.usable_key(use, name)
+            parsed = ciphertext.parse(blob)
+            if parsed.ref.key_id != key.key_id:
+                raise WrongKeyError
+        else:
+            parsed = ciphertext.parse(blob)
+            found = use.shard.store.find_key(parsed.ref.key_id)
+            if found is None:
+                raise KeyNotFoundError
+            key = self._admit(use, found, "")
+        if not key.has_version(parsed.ref.version):
+            raise CiphertextInvalidError
+        use.trace.key_version = parsed.ref.version
+        return key, parsed
+
+    def _admit(self, use: Use, key: Key, asked_name: str) -> Key:
+        use.trace.key = str(key.name)
+        use.trace.policy = self._authorization.authorize(
+            use.caller.principal, use.action, key, use.context, asked_name=asked_name
+        )
+        if key.state is not KeyState.ENABLED:
+            raise KeyDisabledError(str(key.name))
+        return key

@@ -1,0 +1,90 @@
+"""Page tokens: where a list goes on. Opaque to callers, bound to their list.
+
+A token holds a position, nothing secret: what it leads to is filtered by permission like
+everything else. It survives restarts and concurrent changes, for it names the last item
+seen and not an offset.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from strongroom_server.errors import ArgumentInvalidError
+
+__all__ = ["DEFAULT_PAGE_SIZE", "key_position", "key_token", "version_position", "version_token"]
+
+DEFAULT_PAGE_SIZE: Final = 100
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def key_token(parent: str, create_time: datetime, key_id: UUID) -> str:
+    """Return the token of the page after this key."""
+    microseconds = (create_time - _EPOCH) // timedelta(microseconds=1)
+    return _encode(["keys", parent, microseconds, str(key_id)])
+
+
+def key_position(token: str, parent: str) -> tuple[datetime, UUID] | None:
+    """Return the position a token names; None for the empty token of the first page.
+
+    Raises:
+        ArgumentInvalidError: It is not a token of this list.
+    """
+    match _decode(token):
+        case None:
+            return None
+        case ["keys", str(of), int(microseconds), str(key_id)] if of == parent:
+            try:
+                return _EPOCH + timedelta(microseconds=microseconds), UUID(key_id)
+            except (ValueError, OverflowError) as exc:
+                raise _invalid() from exc
+        case _:
+            raise _invalid()
+
+
+def version_token(parent: str, number: int) -> str:
+    """Return the token of the page after this version."""
+    return _encode(["versions", parent, number])
+
+
+def version_position(token: str, parent: str) -> int:
+    """Return the number of the last version seen; 0 for the first page.
+
+    Raises:
+        ArgumentInvalidError: It is not a token of this list.
+    """
+    match _decode(token):
+        case None:
+            return 0
+        case ["versions", str(of), int(number)] if of == parent:
+            return number
+        case _:
+            raise _invalid()
+
+
+def _encode(position: list[str | int]) -> str:
+    data = json.dumps(position, separators=(",", ":")).encode()
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _decode(token: str) -> object:
+    if not token:
+        return None
+    try:
+        data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        position: object = json.loads(data)
+    except (binascii.Error, ValueError, RecursionError) as exc:
+        raise _invalid() from exc
+    if position is None:
+        raise _invalid()
+    return position
+
+
+def _invalid() -> ArgumentInvalidError:
+    return ArgumentInvalidError.of(
+        "page_token", "page_token.invalid", "not a next_page_token of this list"
+    )

@@ -1,0 +1,120 @@
+"""Record before reply: every answer, and every refusal, is durable in the trail first."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from strongroom.receipts import Receipt
+from strongroom_server.domain.policy import DEFAULT_DENY
+from strongroom_server.errors import (
+    AuditUnavailableError,
+    HsmUnavailableError,
+    InternalError,
+    KeyNotFoundError,
+    PolicyDeniedError,
+    Reason,
+    StrongroomError,
+)
+from strongroom_server.ports import AuditDraft, Clock
+from strongroom_server.services.caller import Caller
+from strongroom_server.shards.topology import Shard
+
+__all__ = ["Recorder", "Trace"]
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Trace:
+    """What the record of a call will say; filled in as the call proceeds."""
+
+    method: str
+    key: str | None = None
+    key_version: int | None = None
+    encryption_context: Mapping[str, str] = field(default_factory=dict)
+    policy: str | None = None
+    validate_only: bool = False
+
+
+class Recorder:
+    """Runs operations and records their outcome."""
+
+    def __init__(self, *, clock: Clock, new_record_id: Callable[[], uuid.UUID]) -> None:
+        """Take time and the maker of record ids (UUID version 7) as arguments."""
+        self._clock = clock
+        self._new_record_id = new_record_id
+
+    def draft(
+        self, caller: Caller, trace: Trace, *, outcome: str = "OK", reason: str | None = None
+    ) -> AuditDraft:
+        """Make the record of `trace` as it is now."""
+        return AuditDraft(
+            record_id=self._new_record_id(),
+            time=self._clock.now(),
+            principal=caller.principal,
+            peer=caller.peer,
+            method=trace.method,
+            outcome=outcome,
+            request_id=caller.request_id,
+            key=trace.key,
+            key_version=trace.key_version,
+            encryption_context=trace.encryption_context,
+            reason=reason,
+            policy=trace.policy,
+            validate_only=trace.validate_only,
+        )
+
+    async def run(
+        self, shard: Shard, caller: Caller, trace: Trace, work: Callable[[], Awaitable[T]]
+    ) -> tuple[T, Receipt]:
+        """Do `work`, make its record durable, and only then return its result.
+
+        Raises:
+            AuditUnavailableError: The outcome, good or bad, could not be made durable.
+            StrongroomError: What `work` raised; it is recorded and has its receipt.
+        """
+        result = await self.refusing(shard, caller, trace, work)
+        receipt = await shard.trail.record(self.draft(caller, trace), deadline=caller.deadline)
+        return result, receipt
+
+    async def refusing(
+        self, shard: Shard, caller: Caller, trace: Trace, work: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Do `work`; record only if it is refused. For changes, whose record the store has."""
+        shard.trail.ensure_accepting()
+        try:
+            return await work()
+        except AuditUnavailableError:
+            raise  # there is nowhere to record it
+        except StrongroomError as error:
+            await self._record_refusal(shard, caller, trace, error)
+            raise
+        except Exception as exc:
+            # The edge of the services: a fault of ours is recorded and becomes INTERNAL;
+            # the RPC layer logs its traceback.
+            internal = InternalError()
+            await self._record_refusal(shard, caller, trace, internal)
+            raise internal from exc
+
+    async def _record_refusal(
+        self, shard: Shard, caller: Caller, trace: Trace, error: StrongroomError
+    ) -> None:
+        outcome, reason = _outcome_of(error)
+        if outcome == "DENIED" and trace.policy is None:
+            trace.policy = DEFAULT_DENY
+        draft = self.draft(caller, trace, outcome=outcome, reason=reason)
+        error.receipts += (await shard.trail.record(draft, deadline=caller.deadline),)
+
+
+def _outcome_of(error: StrongroomError) -> tuple[str, str]:
+    """Return outcome and reason for the record (audit-record-v1.md)."""
+    if isinstance(error, KeyNotFoundError) and error.hidden:
+        return "DENIED", Reason.POLICY_DENIED
+    if isinstance(error, PolicyDeniedError):
+        return "DENIED", error.reason
+    if isinstance(error, HsmUnavailableError | InternalError):
+        return "FAILED", error.reason
+    return "REFUSED", error.reason

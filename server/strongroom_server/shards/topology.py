@@ -1,0 +1,86 @@
+"""Which shard owns a name. A wrong or dead shard is an error, never a fallback."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from strongroom.resource_names import AliasName, KeyName
+from strongroom_server.domain.keys import Key
+from strongroom_server.errors import KeyNotFoundError, WrongRegionError
+from strongroom_server.ports import AuditTrail, HsmToken, KeyStore
+
+__all__ = ["Shard", "Topology"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One region: its HSM token, its metadata store, its audit trail.
+
+    `mutations` makes the changes of one server process linear: it is held from the check
+    of a request id to the commit.
+    """
+
+    region: str
+    token: HsmToken
+    store: KeyStore
+    trail: AuditTrail
+    mutations: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def find(self, name: KeyName | AliasName) -> Key:
+        """Return the key behind a name of this shard.
+
+        Raises:
+            KeyNotFoundError: There is none.
+        """
+        if isinstance(name, AliasName):
+            alias = self.store.find_alias(name)
+            key = None if alias is None else self.store.find_key(alias.key_id)
+        else:
+            key = self.store.find_key(name.key_id)
+        if key is None:
+            raise KeyNotFoundError(str(name))
+        return key
+
+
+class Topology:
+    """The shards that this server hosts."""
+
+    def __init__(self, shards: Iterable[Shard]) -> None:
+        """Take the shards; regions are unique (the configuration checks it)."""
+        self._shards = {shard.region: shard for shard in shards}
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The hosted regions."""
+        return tuple(self._shards)
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The hosted shards."""
+        return tuple(self._shards.values())
+
+    def shard(self, region: str) -> Shard:
+        """Return the shard of `region`.
+
+        Raises:
+            WrongRegionError: It is not hosted here; the error says which are.
+        """
+        shard = self._shards.get(region)
+        if shard is None:
+            raise WrongRegionError(region, self.regions)
+        return shard
+
+    def owner_of(self, key_id: uuid.UUID) -> tuple[Shard, Key]:
+        """Return the hosted shard that has a key with this id: for blobs without a name.
+
+        Raises:
+            KeyNotFoundError: No hosted shard has it.
+        """
+        for shard in self._shards.values():
+            key = shard.store.find_key(key_id)
+            if key is not None:
+                return shard, key
+        raise KeyNotFoundError
