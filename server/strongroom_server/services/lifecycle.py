@@ -1,16 +1,12 @@
 """Keys and aliases: create, see, list, enable, disable, rotate.
 
-A change goes: one at a time per shard, repeat of a request id answered from the memo,
-authorised, HSM (if material is needed), then change + audit record + memo in one
-transaction of the store, then the record into the spool, then the answer.
+How a change is made, once and recorded, is in `changes.py`; here is what is changed.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from strongroom.receipts import Receipt
@@ -26,6 +22,7 @@ from strongroom_server.domain.keys import (
 )
 from strongroom_server.domain.policy import Action, default_policy
 from strongroom_server.errors import (
+    AliasExistsError,
     ArgumentInvalidError,
     EtagMismatchError,
     KeyDisabledError,
@@ -37,19 +34,18 @@ from strongroom_server.ports import (
     Clock,
     CreateAlias,
     CreateKey,
-    Mutation,
-    RequestMemo,
     SetState,
 )
 from strongroom_server.services import pages
-from strongroom_server.services.answers import Answer, decode_answer, encode_answer
+from strongroom_server.services.answers import Answer
 from strongroom_server.services.authorization import Authorization
 from strongroom_server.services.caller import Caller
+from strongroom_server.services.changes import ChangeRequest, Changes
 from strongroom_server.services.key_access import KeyOrAlias
 from strongroom_server.services.records import Recorder, Trace
 from strongroom_server.shards.topology import Shard, Topology
 
-__all__ = ["ChangeRequest", "LifecycleService", "NewKey"]
+__all__ = ["LifecycleService", "NewKey"]
 
 RESERVED_ALIAS_PREFIX = "service/"
 
@@ -63,19 +59,6 @@ class NewKey:
     spec: KeySpec
     usage: KeyUsage
     policy: str
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeRequest:
-    """What every mutation may carry: empty texts mean "not given"."""
-
-    request_id: str = ""
-    etag: str = ""
-    validate_only: bool = False
-
-
-# Returns the change (None when there is nothing to change) and the answer after it.
-_Plan = Callable[[], Awaitable[tuple[Change | None, Answer]]]
 
 
 class LifecycleService:
@@ -94,6 +77,7 @@ class LifecycleService:
         self._topology = topology
         self._authorization = authorization
         self._recorder = recorder
+        self._changes = Changes(recorder)
         self._clock = clock
         self._new_key_id = new_key_id
 
@@ -141,7 +125,7 @@ class LifecycleService:
             return CreateKey(key), Answer(key=key)
 
         body = (new.region, new.description, new.spec, new.usage, new.policy)
-        answer, receipt = await self._change(shard, caller, trace, request, body, plan)
+        answer, receipt = await self._changes.make(shard, caller, trace, request, body, plan=plan)
         return _key(answer), receipt
 
     async def get_key(self, caller: Caller, name: KeyOrAlias) -> tuple[Key, Receipt]:
@@ -232,7 +216,7 @@ class LifecycleService:
             return SetState(key.key_id, state, now, key.revision), Answer(key=after)
 
         body = (str(name), request.etag)
-        answer, receipt = await self._change(shard, caller, trace, request, body, plan)
+        answer, receipt = await self._changes.make(shard, caller, trace, request, body, plan=plan)
         return _key(answer), receipt
 
     async def rotate_key(
@@ -252,7 +236,7 @@ class LifecycleService:
             return await self._plan_rotation(caller, shard, key, request, trace)
 
         body = (str(name), request.etag)
-        answer, receipt = await self._change(shard, caller, trace, request, body, plan)
+        answer, receipt = await self._changes.make(shard, caller, trace, request, body, plan=plan)
         return _key(answer), receipt
 
     async def rotate_worn(self, caller: Caller, shard: Shard, name: KeyName) -> None:
@@ -267,7 +251,7 @@ class LifecycleService:
         async def plan() -> tuple[Change | None, Answer]:
             return await self._plan_rotation(caller, shard, shard.find(name), request, trace)
 
-        await self._change(shard, caller, trace, request, (str(name),), plan)
+        await self._changes.make(shard, caller, trace, request, (str(name),), plan=plan)
 
     async def create_alias(
         self, caller: Caller, name: AliasName, key_name: KeyName, request: ChangeRequest
@@ -290,11 +274,13 @@ class LifecycleService:
                     "alias_id", "alias.reserved", f"{RESERVED_ALIAS_PREFIX} is reserved"
                 )
             key = self._permitted(caller, shard, key_name, Action.CREATE_ALIAS, trace)
+            if shard.store.find_alias(name) is not None:
+                raise AliasExistsError(f"{name} exists")
             alias = Alias(name, key.key_id, self._clock.now())
             return CreateAlias(alias), Answer(alias=alias)
 
         body = (str(name), str(key_name))
-        answer, receipt = await self._change(shard, caller, trace, request, body, plan)
+        answer, receipt = await self._changes.make(shard, caller, trace, request, body, plan=plan)
         if answer.alias is None:
             raise RequestIdReusedError
         return answer.alias, receipt
@@ -329,46 +315,6 @@ class LifecycleService:
             versions=(*key.versions, version),
         )
         return AddVersion(key.key_id, version, now, key.revision), Answer(key=after)
-
-    async def _change(
-        self,
-        shard: Shard,
-        caller: Caller,
-        trace: Trace,
-        request: ChangeRequest,
-        body: Sequence[object],
-        plan: _Plan,
-    ) -> tuple[Answer, Receipt]:
-        """Do a change once, however often it is asked for under one request id."""
-        digest = hashlib.sha256(json.dumps([trace.method, *body]).encode()).digest()
-        memo_key = (caller.principal, trace.method, request.request_id)
-
-        async def work() -> tuple[Answer, int | None]:
-            async with shard.mutations:
-                if request.request_id and not request.validate_only:
-                    memo = await shard.store.find_memo(*memo_key)
-                    if memo is not None and memo.digest != digest:
-                        raise RequestIdReusedError
-                    if memo is not None:
-                        trace.policy = "first-answer"
-                        return decode_answer(memo.answer), None
-                change, answer = await plan()
-                if change is None or request.validate_only:
-                    return answer, None
-                memo = RequestMemo(*memo_key, digest, encode_answer(answer))
-                draft = self._recorder.draft(caller, trace)
-                outbox_id = await shard.store.commit(
-                    Mutation(change, draft, memo if request.request_id else None)
-                )
-                return answer, outbox_id
-
-        answer, outbox_id = await self._recorder.refusing(shard, caller, trace, work)
-        if outbox_id is None:  # nothing was changed: a plain record
-            draft = self._recorder.draft(caller, trace)
-            return answer, await shard.trail.record(draft, deadline=caller.deadline)
-        # The record is durable in the store's outbox; the answer waits for its receipt.
-        receipt = await shard.trail.record_committed(outbox_id, deadline=caller.deadline)
-        return answer, receipt
 
 
 def _check_etag(key: Key, etag: str) -> None:
