@@ -1,0 +1,113 @@
+"""Exit codes, and which reason ends with which: one table (docs/cli.md, Exit codes)."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+__all__ = ["EXIT_CODES_HELP", "HINTS", "REASON_EXIT_CODES", "ExitCode", "exit_code_of"]
+
+
+class ExitCode(enum.IntEnum):
+    """What the process ends with."""
+
+    OK = 0
+    OTHER = 1
+    USAGE = 2
+    PERMISSION = 3
+    NOT_FOUND = 4
+    STATE = 5
+    UNVERIFIABLE = 6
+    UNAVAILABLE = 7
+    INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+EXIT_CODES_HELP: Final = """\b
+Exit codes:
+  0    done
+  1    something else went wrong
+  2    wrong usage, argument or configuration
+  3    no permission, or not authenticated
+  4    no such key, or you may not see it
+  5    state: disabled, exhausted, wrong region, exists, changed meanwhile
+  6    does not verify: bad ciphertext, wrong key or context, bad log or proof
+  7    unavailable or overloaded: try again
+  130  interrupted (Ctrl-C)
+"""
+
+REASON_EXIT_CODES: Final[Mapping[str, ExitCode]] = MappingProxyType(
+    {
+        # The service's reasons (enum ErrorReason).
+        "ARGUMENT_INVALID": ExitCode.USAGE,
+        "CHECKSUM_MISMATCH": ExitCode.OTHER,
+        "CIPHERTEXT_INVALID": ExitCode.UNVERIFIABLE,
+        "WRONG_KEY": ExitCode.UNVERIFIABLE,
+        "POLICY_INVALID": ExitCode.USAGE,
+        "KEY_NOT_FOUND": ExitCode.NOT_FOUND,
+        "ALIAS_EXISTS": ExitCode.STATE,
+        "REQUEST_ID_REUSED": ExitCode.STATE,
+        "KEY_DISABLED": ExitCode.STATE,
+        "KEY_EXHAUSTED": ExitCode.STATE,
+        "WRONG_REGION": ExitCode.STATE,
+        "POLICY_DENIED": ExitCode.PERMISSION,
+        "PEER_UNAUTHENTICATED": ExitCode.PERMISSION,
+        "OVERLOADED": ExitCode.UNAVAILABLE,
+        "HSM_UNAVAILABLE": ExitCode.UNAVAILABLE,
+        "SHARD_UNAVAILABLE": ExitCode.UNAVAILABLE,
+        "AUDIT_UNAVAILABLE": ExitCode.UNAVAILABLE,
+        "ETAG_MISMATCH": ExitCode.STATE,
+        "INTERNAL": ExitCode.OTHER,
+        # The SDK's own.
+        "UNREACHABLE": ExitCode.UNAVAILABLE,
+        "UNAVAILABLE": ExitCode.UNAVAILABLE,
+        "DEADLINE_EXCEEDED": ExitCode.UNAVAILABLE,
+        "UNEXPECTED_STATUS": ExitCode.OTHER,
+        "RESPONSE_INVALID": ExitCode.OTHER,
+        "NO_ENDPOINT": ExitCode.USAGE,
+        "CLIENT_CLOSED": ExitCode.OTHER,
+        "OPTIONS_INVALID": ExitCode.USAGE,
+        "ENVELOPE_INVALID": ExitCode.UNVERIFIABLE,
+        # The audit log's own.
+        "RECORD_NOT_FOUND": ExitCode.NOT_FOUND,
+        "UNVERIFIABLE": ExitCode.UNVERIFIABLE,
+        # The command line's own.
+        "USAGE": ExitCode.USAGE,
+        "CONFIGURATION": ExitCode.USAGE,
+        "FILE": ExitCode.OTHER,
+        "FILE_EXISTS": ExitCode.STATE,
+        "START_REFUSED": ExitCode.OTHER,
+        "CHILD_DIED": ExitCode.OTHER,
+        "INTERRUPTED": ExitCode.INTERRUPTED,
+    }
+)
+
+HINTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "CIPHERTEXT_INVALID": "is it the right file, whole, with the context of its encryption?",
+        "ENVELOPE_INVALID": "is it the right file, whole, with the context of its encryption?",
+        "RECORD_NOT_FOUND": "a record is in the log a moment after its answer: try again",
+        "UNREACHABLE": "is the server running? `strongroom dev up` starts a development deployment",
+        "NO_ENDPOINT": "add the region to [endpoints] of the configuration",
+        "OPTIONS_INVALID": "--config FILE, or `strongroom dev init` for a development deployment",
+        "KEY_NOT_FOUND": "`strongroom keys list` shows the keys that you may see",
+        "ALIAS_EXISTS": "`strongroom aliases show NAME` says which key it names",
+        "KEY_DISABLED": "`strongroom keys enable KEY` lets it be used again",
+        "KEY_EXHAUSTED": "`strongroom keys rotate KEY` makes a new version",
+        "WRONG_REGION": "name the region: --region, or the full name regions/REGION/keys/UUID",
+        "POLICY_DENIED": "the key's policy decides; its creator and the administrators can use it",
+        "PEER_UNAUTHENTICATED": "check the certificate that the configuration file names",
+        "ETAG_MISMATCH": "somebody changed it meanwhile: look, then try again",
+        "INTERNAL": "the server's log has the details under the request id",
+        "FILE_EXISTS": "--force replaces it",
+        "HSM_UNAVAILABLE": "/readyz on the server's ops port says what is wrong",
+        "SHARD_UNAVAILABLE": "is the server running? /readyz on its ops port says more",
+        "AUDIT_UNAVAILABLE": "is the audit log running? The spool is full, or cannot be written",
+    }
+)
+
+
+def exit_code_of(reason: str) -> ExitCode:
+    """Return the exit code of `reason`; OTHER for one that is not in the table."""
+    return REASON_EXIT_CODES.get(reason, ExitCode.OTHER)
