@@ -1,0 +1,140 @@
+"""AuditService: hands a shard's spooled records to the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final, Protocol
+
+from google.protobuf import timestamp_pb2
+
+from strongroom.audit.v1 import audit_record_pb2 as nouns
+from strongroom.audit.v1 import audit_service_pb2 as messages
+from strongroom_server.errors import (
+    ArgumentInvalidError,
+    PolicyDeniedError,
+    WrongRegionError,
+)
+from strongroom_server.rpc.call import Call
+
+__all__ = ["METHODS", "SERVICE", "AuditService", "RecordSource"]
+
+SERVICE = "strongroom.audit.v1.AuditService"
+METHODS = tuple(messages.DESCRIPTOR.services_by_name["AuditService"].methods_by_name)
+
+MAX_BATCH_RECORDS: Final = 4096
+MAX_BATCH_BYTES: Final = 4 * 2**20
+
+
+class RecordSource(Protocol):
+    """A shard's spool, as its consumer sees it. Used from the event loop."""
+
+    @property
+    def epoch(self) -> int:
+        """When the spool was created, milliseconds since 1970."""
+        ...
+
+    @property
+    def last_durable(self) -> int:
+        """Sequence of the newest durable record; 0 when there is none."""
+        ...
+
+    @property
+    def acknowledged(self) -> int:
+        """Everything up to here is acknowledged."""
+        ...
+
+    @property
+    def spool_bytes(self) -> int:
+        """Bytes on disk."""
+        ...
+
+    @property
+    def limit_bytes(self) -> int:
+        """At this many unacknowledged bytes the shard refuses calls."""
+        ...
+
+    def oldest_unacknowledged(self) -> datetime | None:
+        """Return when the oldest unacknowledged record was written."""
+        ...
+
+    async def read_batch(
+        self, from_sequence: int, *, max_records: int, max_bytes: int
+    ) -> list[bytes]:
+        """Return durable records from `from_sequence` on; waits until there is one."""
+        ...
+
+    async def acknowledge(self, sequence: int) -> None:
+        """Note durably that everything up to `sequence` is in a signed checkpoint."""
+        ...
+
+
+class AuditService:
+    """The gRPC skin over the spools of the hosted shards."""
+
+    def __init__(self, *, sources: Mapping[str, RecordSource], consumers: frozenset[str]) -> None:
+        """Take the spools by region, and the principals that may read them."""
+        self._sources = sources
+        self._consumers = consumers
+
+    async def StreamRecords(  # noqa: N802 - the names of gRPC methods
+        self, request: messages.StreamRecordsRequest, call: Call
+    ) -> None:
+        source = self._source(request.region, call)
+        start = request.from_sequence or source.acknowledged + 1
+        if request.epoch not in (0, source.epoch):
+            start = 1  # the consumer knows another spool; this one begins here
+        if not source.acknowledged < start <= source.last_durable + 1:
+            raise ArgumentInvalidError.of(
+                "from_sequence",
+                "spool.sequence",
+                f"the spool holds {source.acknowledged + 1} to {source.last_durable}",
+            )
+        while True:
+            records = await source.read_batch(
+                start, max_records=MAX_BATCH_RECORDS, max_bytes=MAX_BATCH_BYTES
+            )
+            first = nouns.RecordPosition(region=request.region, epoch=source.epoch, sequence=start)
+            batch = nouns.RecordBatch(first=first, records=records)
+            await call.context.write(messages.StreamRecordsResponse(batch=batch))
+            start += len(records)
+
+    async def AcknowledgeRecords(  # noqa: N802
+        self, request: messages.AcknowledgeRecordsRequest, call: Call
+    ) -> messages.AcknowledgeRecordsResponse:
+        through = request.through
+        source = self._source(through.region, call)
+        if through.epoch != source.epoch or through.sequence > source.last_durable:
+            raise ArgumentInvalidError.of(
+                "through",
+                "spool.position",
+                f"the spool has epoch {source.epoch} and {source.last_durable} records",
+            )
+        await source.acknowledge(through.sequence)
+        return messages.AcknowledgeRecordsResponse()
+
+    async def GetSpoolStatus(  # noqa: N802
+        self, request: messages.GetSpoolStatusRequest, call: Call
+    ) -> messages.GetSpoolStatusResponse:
+        source = self._source(request.region, call)
+        response = messages.GetSpoolStatusResponse(
+            epoch=source.epoch,
+            last_sequence=source.last_durable,
+            acknowledged_sequence=source.acknowledged,
+            spool_bytes=source.spool_bytes,
+            limit_bytes=source.limit_bytes,
+        )
+        oldest = source.oldest_unacknowledged()
+        if oldest is not None:
+            time = timestamp_pb2.Timestamp()
+            time.FromDatetime(oldest)
+            response.oldest_unacknowledged_time.CopyFrom(time)
+        return response
+
+    def _source(self, region: str, call: Call) -> RecordSource:
+        if call.principal not in self._consumers:
+            raise PolicyDeniedError(call.method, f"regions/{region}")
+        source = self._sources.get(region)
+        if source is None:
+            raise WrongRegionError(region, tuple(self._sources))
+        return source

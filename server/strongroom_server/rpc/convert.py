@@ -1,0 +1,174 @@
+"""Between protobuf messages and plain types. The only place that knows both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+import google_crc32c
+from google.protobuf import timestamp_pb2
+
+from strongroom import encryption_context as contexts
+from strongroom.resource_names import (
+    AliasName,
+    KeyName,
+    RegionName,
+    ResourceNameError,
+    parse_key_or_alias,
+)
+from strongroom_server.domain.keys import (
+    Alias,
+    Key,
+    KeyManager,
+    KeySpec,
+    KeyState,
+    KeyUsage,
+    KeyVersion,
+)
+from strongroom_server.errors import ArgumentInvalidError, ChecksumMismatchError
+
+# isort: split
+from strongroom.kms.v1 import key_service_pb2 as messages
+from strongroom.kms.v1 import resources_pb2 as resources
+
+__all__ = [
+    "alias_message",
+    "context_of",
+    "crc32c",
+    "data_key_bytes",
+    "key_message",
+    "key_name",
+    "key_or_alias",
+    "region",
+    "version_message",
+]
+
+_SPECS: Final = {KeySpec.AES_256: resources.KEY_SPEC_AES_256}
+_USAGES: Final = {KeyUsage.ENCRYPT_DECRYPT: resources.KEY_USAGE_ENCRYPT_DECRYPT}
+_STATES: Final = {
+    KeyState.ENABLED: resources.KEY_STATE_ENABLED,
+    KeyState.DISABLED: resources.KEY_STATE_DISABLED,
+}
+_MANAGERS: Final = {KeyManager.CUSTOMER: resources.KEY_MANAGER_CUSTOMER}
+_DATA_KEY_BYTES: Final = {
+    messages.DATA_KEY_SPEC_AES_256: 32,
+    messages.DATA_KEY_SPEC_AES_128: 16,
+}
+
+
+def region(field: str, text: str) -> str:
+    """Parse ``regions/{region}``; raise ArgumentInvalidError naming `field`."""
+    try:
+        return RegionName.parse(text).region
+    except ResourceNameError as exc:
+        raise ArgumentInvalidError.of(field, "resource_name", str(exc)) from exc
+
+
+def key_name(field: str, text: str) -> KeyName:
+    """Parse the name of a key; raise ArgumentInvalidError naming `field`."""
+    try:
+        return KeyName.parse(text)
+    except ResourceNameError as exc:
+        raise ArgumentInvalidError.of(field, "resource_name", str(exc)) from exc
+
+
+def key_or_alias(field: str, text: str) -> KeyName | AliasName:
+    """Parse the name of a key or alias; raise ArgumentInvalidError naming `field`."""
+    try:
+        return parse_key_or_alias(text)
+    except ResourceNameError as exc:
+        raise ArgumentInvalidError.of(field, "resource_name", str(exc)) from exc
+
+
+def alias_name(parent: str, alias_id: str) -> AliasName:
+    """Make the name of an alias; raise ArgumentInvalidError for a malformed one."""
+    try:
+        return AliasName.parse(f"{parent}/aliases/{alias_id}")
+    except ResourceNameError as exc:
+        raise ArgumentInvalidError.of("alias_id", "resource_name", str(exc)) from exc
+
+
+def context_of(field: str, pairs: Mapping[str, str]) -> dict[str, str]:
+    """Return an encryption context that has a canonical form (at most 8,192 bytes)."""
+    context = dict(pairs)
+    if context:
+        try:
+            contexts.encode(context)
+        except contexts.EncryptionContextError as exc:
+            raise ArgumentInvalidError.of(field, "encryption_context", str(exc)) from exc
+    return context
+
+
+def data_key_bytes(
+    request: messages.GenerateDataKeyRequest | messages.GenerateDataKeyWithoutPlaintextRequest,
+) -> int:
+    """Return the length of the data key asked for; 32 when nothing was said."""
+    match request.WhichOneof("length"):
+        case "number_of_bytes":
+            return request.number_of_bytes
+        case "data_key_spec":
+            return _DATA_KEY_BYTES[request.data_key_spec]
+        case _:
+            return 32
+
+
+def crc32c(data: bytes) -> int:
+    """Return the CRC32C (Castagnoli) of `data`."""
+    return int(google_crc32c.value(data))
+
+
+def check_crc32c(field: str, data: bytes, *, given: int | None) -> bool:
+    """Compare a checksum when one was given; return whether one was.
+
+    Raises:
+        ChecksumMismatchError: It was given and does not match.
+    """
+    if given is None:
+        return False
+    if given != crc32c(data):
+        raise ChecksumMismatchError(field)
+    return True
+
+
+def _timestamp(time: datetime) -> timestamp_pb2.Timestamp:
+    message = timestamp_pb2.Timestamp()
+    message.FromDatetime(time)
+    return message
+
+
+def key_message(key: Key) -> resources.Key:
+    """Return the message of a key."""
+    return resources.Key(
+        name=str(key.name),
+        spec=_SPECS[key.spec],
+        usage=_USAGES[key.usage],
+        state=_STATES[key.state],
+        key_manager=_MANAGERS[key.manager],
+        description=key.description,
+        primary_version=str(key.version_name(key.primary_version)),
+        creator=key.creator,
+        create_time=_timestamp(key.create_time),
+        update_time=_timestamp(key.update_time),
+        etag=key.etag,
+    )
+
+
+def version_message(key: Key, version: KeyVersion) -> resources.KeyVersion:
+    """Return the message of a key version."""
+    return resources.KeyVersion(
+        name=str(key.version_name(version.number)),
+        number=version.number,
+        is_primary=version.number == key.primary_version,
+        create_time=_timestamp(version.create_time),
+        reserved_uses=version.reserved_uses,
+    )
+
+
+def alias_message(alias: Alias) -> resources.Alias:
+    """Return the message of an alias."""
+    return resources.Alias(
+        name=str(alias.name),
+        key=str(KeyName(alias.name.region, alias.key_id)),
+        create_time=_timestamp(alias.create_time),
+    )

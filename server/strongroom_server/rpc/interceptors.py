@@ -1,0 +1,243 @@
+"""What happens to every call before its servicer method, in one named order.
+
+    observe        count, time, one log line
+    answer_errors  domain errors become statuses, receipts become trailing metadata
+    admit          more calls than the limit are refused at once
+    authenticate   exactly one principal from the client certificate
+    validate       protovalidate: the limits in the .proto files
+
+Stages are plain functions from handler to handler. They are composed once, at start, so
+a call pays for no dispatch. `intercept` refuses another order than this one.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, NoReturn, Protocol
+
+import grpc
+import protovalidate
+import structlog
+from google.protobuf.message import Message
+
+from strongroom.peers import PeerIdentityError, principal_from_auth_context
+from strongroom.receipts import METADATA_KEY
+from strongroom_server.errors import (
+    ArgumentInvalidError,
+    FieldViolation,
+    InternalError,
+    OverloadedError,
+    PeerUnauthenticatedError,
+    StrongroomError,
+)
+from strongroom_server.ports import Clock
+from strongroom_server.rpc.call import Call
+from strongroom_server.rpc.status import to_status
+
+__all__ = ["STAGES", "CallObserver", "Pipeline"]
+
+STAGES: Final = ("observe", "answer_errors", "admit", "authenticate", "validate")
+
+REQUEST_ID_HEADER: Final = "x-request-id"
+MAX_REQUEST_ID_CHARACTERS: Final = 128
+
+Handler = Callable[[Any, Call], Awaitable[Any]]
+
+_log = structlog.stdlib.get_logger("strongroom.rpc")
+
+
+class CallObserver(Protocol):
+    """Hears of every call; implemented over Prometheus."""
+
+    def started(self, service: str, method: str) -> None:
+        """Note that a call began."""
+        ...
+
+    def handled(self, service: str, method: str, code: str, seconds: float) -> None:
+        """Note how a call ended."""
+        ...
+
+
+class Pipeline:
+    """The stages with what they need. One instance per server, owned by the event loop."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        observer: CallObserver,
+        default_deadline_seconds: float,
+        max_concurrent_calls: int,
+    ) -> None:
+        """Take the limits of `[server]` in the configuration."""
+        self._clock = clock
+        self._observer = observer
+        self._default_deadline_seconds = default_deadline_seconds
+        self._max_concurrent_calls = max_concurrent_calls
+        self._under_way = 0
+        self._validator = protovalidate.Validator()
+
+    def intercept(
+        self, service: str, servicer: object, methods: Sequence[str], stages: Sequence[str] = STAGES
+    ) -> Any:
+        """Return an object whose gRPC methods are `servicer`'s behind the stages.
+
+        Streaming methods are coroutines too: they write with ``call.context.write``.
+
+        Raises:
+            ValueError: `stages` is not the one order.
+        """
+        if tuple(stages) != STAGES:
+            raise ValueError(f"stages must be {STAGES}")
+        wrapped = type(f"Intercepted{service.rpartition('.')[2]}", (), {})()
+        for method in methods:
+            setattr(wrapped, method, self._unary(service, method, getattr(servicer, method)))
+        return wrapped
+
+    def _unary(self, service: str, method: str, handler: Handler) -> Any:
+        chain = self._through(handler)
+
+        async def unary(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            return await chain(request, self._new_call(service, method, context))
+
+        return unary
+
+    def _through(self, handler: Handler) -> Handler:
+        for name in reversed(STAGES):
+            handler = getattr(self, f"_{name}")(handler)
+        return handler
+
+    def _new_call(
+        self, service: str, method: str, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> Call:
+        budget = self._default_deadline_seconds
+        # None when the caller set no deadline, whatever the type stubs say.
+        remaining: float | None = context.time_remaining()
+        if remaining is not None and remaining < budget:
+            # A tenth is left for the way back: the answer must reach the caller in time.
+            budget = remaining * 0.9
+        now = self._clock.monotonic()
+        return Call(
+            service=service,
+            method=method,
+            context=context,
+            peer=context.peer(),
+            request_id=_request_id(context),
+            deadline=now + budget,
+            hsm_deadline=now + budget - min(0.25, budget * 0.2),
+        )
+
+    def _observe(self, handler: Handler) -> Handler:
+        async def observe(request: Any, call: Call) -> Any:
+            started = time.perf_counter()
+            self._observer.started(call.service, call.method)
+            try:
+                return await handler(request, call)
+            except BaseException:
+                # Cancelled by the caller, or aborted by the stage below.
+                if call.code == "OK":
+                    call.code = "CANCELLED"
+                raise
+            finally:
+                seconds = time.perf_counter() - started
+                self._observer.handled(call.service, call.method, call.code, seconds)
+                _log.info(
+                    "call",
+                    **{
+                        "rpc.method": f"{call.service}/{call.method}",
+                        "rpc.response.status_code": call.code,
+                    },
+                    request_id=call.request_id,
+                    principal=call.principal,
+                    peer=call.peer,
+                    key=call.key,
+                    reason=call.reason,
+                    duration_ms=round(seconds * 1000, 3),
+                )
+
+        return observe
+
+    def _answer_errors(self, handler: Handler) -> Handler:
+        async def answer_errors(request: Any, call: Call) -> Any:
+            try:
+                response = await handler(request, call)
+            except StrongroomError as error:
+                await self._abort(call, error)
+            except Exception as exc:  # noqa: BLE001 - the edge of the server, see below
+                # The edge of the server: a fault of ours. The caller gets no details.
+                internal = InternalError()
+                internal.__cause__ = exc
+                await self._abort(call, internal)
+            if call.receipts:
+                call.context.set_trailing_metadata(_receipt_metadata(call))
+            return response
+
+        return answer_errors
+
+    def _admit(self, handler: Handler) -> Handler:
+        async def admit(request: Any, call: Call) -> Any:
+            if self._under_way >= self._max_concurrent_calls:
+                raise OverloadedError("too many calls under way", retry_after_seconds=0.1)
+            self._under_way += 1
+            try:
+                return await handler(request, call)
+            finally:
+                self._under_way -= 1
+
+        return admit
+
+    def _authenticate(self, handler: Handler) -> Handler:
+        async def authenticate(request: Any, call: Call) -> Any:
+            try:
+                call.principal = principal_from_auth_context(call.context.auth_context())
+            except PeerIdentityError as exc:
+                raise PeerUnauthenticatedError(str(exc)) from exc
+            return await handler(request, call)
+
+        return authenticate
+
+    def _validate(self, handler: Handler) -> Handler:
+        validator = self._validator
+
+        async def validate(request: Any, call: Call) -> Any:
+            violations = validator.collect_violations(request)
+            if violations:
+                raise ArgumentInvalidError(tuple(_field_violation(v) for v in violations))
+            return await handler(request, call)
+
+        return validate
+
+    async def _abort(self, call: Call, error: StrongroomError) -> NoReturn:
+        """End the call with the error's status; raises the AbortError of grpc.aio."""
+        call.receipts.extend(error.receipts)
+        call.reason = error.reason.value
+        code, details = to_status(error, request_id=call.request_id)
+        call.code = code.name
+        if isinstance(error, InternalError):
+            _log.error("internal error", request_id=call.request_id, exc_info=error.__cause__)
+        metadata: list[tuple[str, str | bytes]] = [*_receipt_metadata(call)]
+        metadata.append(("grpc-status-details-bin", details))
+        await call.context.abort(code, error.message, tuple(metadata))
+
+
+def _receipt_metadata(call: Call) -> tuple[tuple[str, str], ...]:
+    return tuple((METADATA_KEY, str(receipt)) for receipt in call.receipts)
+
+
+def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    for name, value in context.invocation_metadata() or ():
+        if name == REQUEST_ID_HEADER and isinstance(value, str):
+            # What is not plain text of sane length does not get into logs and records.
+            if 0 < len(value) <= MAX_REQUEST_ID_CHARACTERS and value.isascii():
+                return "".join(c for c in value if c.isprintable())
+            break
+    return str(uuid.uuid4())
+
+
+def _field_violation(violation: protovalidate.Violation) -> FieldViolation:
+    path = ""
+    for element in violation.proto.field.elements if violation.proto.field is not None else ():
+        path += f".{element.field_name}" if path else element.field_name
+    return FieldViolation(path, violation.proto.rule_id, violation.proto.message)

@@ -1,0 +1,71 @@
+"""The one table from domain error to gRPC status (google.rpc error model)."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from strongroom_server.errors import ArgumentInvalidError, Reason, StrongroomError
+
+__all__ = ["CODES", "to_status"]
+
+DOMAIN: Final = "strongroom"
+
+CODES: Final[dict[Reason, grpc.StatusCode]] = {
+    Reason.ARGUMENT_INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.CHECKSUM_MISMATCH: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.CIPHERTEXT_INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.WRONG_KEY: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.POLICY_INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.KEY_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.ALIAS_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    Reason.REQUEST_ID_REUSED: grpc.StatusCode.ALREADY_EXISTS,
+    Reason.KEY_DISABLED: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.KEY_EXHAUSTED: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.WRONG_REGION: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.POLICY_DENIED: grpc.StatusCode.PERMISSION_DENIED,
+    Reason.PEER_UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.HSM_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.SHARD_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.AUDIT_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.ETAG_MISMATCH: grpc.StatusCode.ABORTED,
+    Reason.INTERNAL: grpc.StatusCode.INTERNAL,
+}
+
+
+def to_status(error: StrongroomError, *, request_id: str) -> tuple[grpc.StatusCode, bytes]:
+    """Return the gRPC code and the serialised google.rpc.Status of `error`."""
+    code = CODES[error.reason]
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(
+            reason=error.reason.value, domain=DOMAIN, metadata=error.metadata
+        )
+    ]
+    if isinstance(error, ArgumentInvalidError):
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(
+                        field=v.field, description=v.description, reason=v.rule
+                    )
+                    for v in error.violations
+                ]
+            )
+        )
+    if error.retry_after_seconds is not None:
+        fraction, seconds = math.modf(error.retry_after_seconds)
+        delay = duration_pb2.Duration(seconds=int(seconds), nanos=int(fraction * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    details.append(error_details_pb2.RequestInfo(request_id=request_id))
+    status = status_pb2.Status(code=code.value[0], message=error.message)
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return code, status.SerializeToString()
