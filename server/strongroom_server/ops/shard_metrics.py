@@ -1,0 +1,180 @@
+"""The metrics of a shard, bound to its region.
+
+Labels come from closed sets; a value outside its set counts as ``other``, for counting
+must not be able to fail a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from strongroom.rpc_metrics import DURATION_BUCKETS_SECONDS
+from strongroom_server.domain.keys import KeyState
+from strongroom_server.errors import Reason
+
+__all__ = [
+    "HSM_ERROR_CATEGORIES",
+    "HSM_OPERATIONS",
+    "OTHER",
+    "OUTCOMES",
+    "REPLACEMENT_REASONS",
+    "ShardFamilies",
+    "ShardMetrics",
+]
+
+OTHER: Final = "other"
+
+OUTCOMES: Final = ("OK", *(reason.value for reason in Reason))
+"""Outcome of an operation: OK, or the reason in the caller's error."""
+
+HSM_OPERATIONS: Final = (
+    "encrypt",
+    "decrypt",
+    "reencrypt",
+    "data_key",
+    "sealed_data_key",
+    "random",
+    "create",
+    "load",
+    "ping",
+)
+"""What a worker can be asked for: one trip to the HSM, however many PKCS#11 calls."""
+
+HSM_ERROR_CATEGORIES: Final = (
+    "tampered",
+    "key_absent",
+    "policy",
+    "expired",
+    "fault",
+    "worker_lost",
+    "no_session",
+)
+"""How a trip to the HSM fails. ``tampered`` is the caller's ciphertext, not a fault."""
+
+REPLACEMENT_REASONS: Final = ("start_failed", "ended", "hung", "protocol", "fault")
+"""Why the pool gave a worker up."""
+
+
+class ShardFamilies:
+    """The metric families that have a label `region`, registered once."""
+
+    def __init__(self, registry: CollectorRegistry):
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, ("region", *labels), registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, ("region", *labels), registry=registry)
+
+        self.operations = Counter(
+            "strongroom_operations_total",
+            "Operations of the key service by outcome (OK or the reason of the refusal).",
+            ("operation", "region", "outcome"),
+            registry=registry,
+        )
+        self.hsm_operation = Histogram(
+            "strongroom_hsm_operation_seconds",
+            "Time in the HSM module, without waiting for a session.",
+            ("region", "operation"),
+            buckets=DURATION_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self.hsm_errors = counter(
+            "strongroom_hsm_errors_total", "Trips to the HSM that failed.", "category"
+        )
+        self.hsm_sessions = gauge("strongroom_hsm_sessions", "Sessions that answer.")
+        self.hsm_up = gauge("strongroom_hsm_up", "1 when at least one session answers.")
+        self.workers_replaced = counter(
+            "strongroom_hsm_workers_replaced_total", "HSM workers given up.", "reason"
+        )
+        self.keys = gauge("strongroom_keys", "Keys by state.", "state")
+        self.key_versions = gauge("strongroom_key_versions", "Key versions.")
+        self.audit_events = counter(
+            "strongroom_audit_events_total", "Audit records made durable in the spool."
+        )
+        self.audit_failures = counter(
+            "strongroom_audit_failures_total",
+            "Calls refused because their audit record could not be made durable.",
+        )
+        self.audit_spool_bytes = gauge(
+            "strongroom_audit_spool_bytes", "Unacknowledged audit records in the spool."
+        )
+        self.audit_unacked_oldest = gauge(
+            "strongroom_audit_unacked_oldest_seconds",
+            "Age of the oldest audit record that the audit log has not acknowledged.",
+        )
+
+
+class ShardMetrics:
+    """The series of one region. Every series exists from the start with the value 0."""
+
+    def __init__(self, families: ShardFamilies, region: str, operations: Iterable[str]):
+        self.region = region
+        self._operations = {
+            operation: {
+                outcome: families.operations.labels(operation, region, outcome)
+                for outcome in (*OUTCOMES, OTHER)
+            }
+            for operation in (*operations, OTHER)
+        }
+        self._hsm_operation = {
+            operation: families.hsm_operation.labels(region, operation)
+            for operation in (*HSM_OPERATIONS, OTHER)
+        }
+        self._hsm_errors = _children(families.hsm_errors, region, HSM_ERROR_CATEGORIES)
+        self._replaced = _children(families.workers_replaced, region, REPLACEMENT_REASONS)
+        self._sessions = families.hsm_sessions.labels(region)
+        self._up = families.hsm_up.labels(region)
+        self._keys = {state: families.keys.labels(region, state.value) for state in KeyState}
+        self._key_versions = families.key_versions.labels(region)
+        self._audit_events = families.audit_events.labels(region)
+        self._audit_failures = families.audit_failures.labels(region)
+        self._audit_spool_bytes = families.audit_spool_bytes.labels(region)
+        self._audit_unacked_oldest = families.audit_unacked_oldest.labels(region)
+
+    def operation(self, operation: str, outcome: str) -> None:
+        """Count an operation of the key service, such as ``Encrypt``, by its outcome."""
+        outcomes = self._operations.get(operation) or self._operations[OTHER]
+        (outcomes.get(outcome) or outcomes[OTHER]).inc()
+
+    def hsm_operation(self, operation: str, seconds: float) -> None:
+        """Count a trip to the HSM and its time in the module."""
+        (self._hsm_operation.get(operation) or self._hsm_operation[OTHER]).observe(seconds)
+
+    def hsm_error(self, category: str) -> None:
+        """Count a failed trip to the HSM."""
+        (self._hsm_errors.get(category) or self._hsm_errors[OTHER]).inc()
+
+    def worker_replaced(self, reason: str) -> None:
+        """Count an HSM worker that was given up."""
+        (self._replaced.get(reason) or self._replaced[OTHER]).inc()
+
+    def set_sessions(self, answering: int) -> None:
+        """Set how many HSM sessions answer; the HSM is up when one does."""
+        self._sessions.set(answering)
+        self._up.set(1 if answering else 0)
+
+    def set_keys(self, by_state: Mapping[KeyState, int], versions: int) -> None:
+        """Set how many keys and versions the store has."""
+        for state, child in self._keys.items():
+            child.set(by_state.get(state, 0))
+        self._key_versions.set(versions)
+
+    def audit_recorded(self, records: int = 1) -> None:
+        """Count audit records that became durable."""
+        self._audit_events.inc(records)
+
+    def audit_failed(self) -> None:
+        """Count a call refused for want of a durable audit record."""
+        self._audit_failures.inc()
+
+    def set_spool(self, unacked_bytes: int, oldest_seconds: float) -> None:
+        """Set what waits in the spool: its size, and the age of the oldest record (or 0)."""
+        self._audit_spool_bytes.set(unacked_bytes)
+        self._audit_unacked_oldest.set(oldest_seconds)
+
+
+def _children(family: Counter, region: str, values: Iterable[str]) -> dict[str, Counter]:
+    return {value: family.labels(region, value) for value in (*values, OTHER)}
