@@ -1,0 +1,245 @@
+"""What one write transaction does. All of it runs under SQLite's write lock.
+
+The caller's block begins with BEGIN IMMEDIATE and commits when nothing is raised; the
+functions here never commit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Connection, delete, insert, select, tuple_, update
+from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
+
+from strongroom.resource_names import KeyName
+from strongroom_server.domain.keys import Key, KeyVersionRef
+from strongroom_server.domain.rotation import MAX_USES
+from strongroom_server.errors import (
+    AliasExistsError,
+    EtagMismatchError,
+    KeyExhaustedError,
+    KeyNotFoundError,
+    RequestIdReusedError,
+)
+from strongroom_server.ports import (
+    AddVersion,
+    Change,
+    CreateAlias,
+    CreateKey,
+    Mutation,
+    RequestMemo,
+    SetState,
+)
+from strongroom_server.store import digests, schema
+from strongroom_server.store.catalog import StoredAlias, StoredKey
+from strongroom_server.store.digests import StoreDamagedError
+from strongroom_server.store.draft_codec import encode_draft
+from strongroom_server.store.micros import to_micros
+from strongroom_server.store.rows import (
+    ShardMeta,
+    read_key,
+    read_meta,
+    to_alias_row,
+    to_key_row,
+    to_memo_row,
+    to_version_row,
+)
+
+__all__ = ["MEMO_RETENTION", "apply_mutation", "delete_outbox", "reserve"]
+
+# Twice what the API promises: a wall clock that is set forward by less than a day does not
+# make a repeat into a second key.
+MEMO_RETENTION: Final = timedelta(hours=48)
+# Old memos deleted by one commit: more than a commit adds, little enough not to be felt.
+_PURGE_ROWS: Final = 16
+
+
+def apply_mutation(
+    connection: Connection, region: str, mutation: Mutation, *, now: datetime
+) -> tuple[int, StoredKey | StoredAlias]:
+    """Write a change, its audit record and its memo.
+
+    Returns:
+        The outbox id of the record, and what the change left in the store.
+
+    Raises:
+        RequestIdReusedError: The memo's request id is taken. Looked at first: a repeat of
+            CreateAlias has to hear this and not that the alias exists.
+        EtagMismatchError: The key is not there in the expected revision.
+        AliasExistsError: The alias exists.
+        KeyNotFoundError: The alias' key does not exist.
+        StoreDamagedError: What the change would build on is damaged.
+        ValueError: The change breaks a rule that its maker has to keep.
+    """
+    if mutation.memo is not None:
+        _insert_memo(connection, mutation.memo, now=now)
+    meta = _count_change(connection, for_record=True)
+    result = _apply_change(connection, region, mutation.change, meta.change_number)
+    draft = encode_draft(mutation.draft)
+    connection.execute(
+        insert(schema.outbox),
+        {
+            "outbox_id": meta.last_outbox_id,
+            "draft": draft,
+            "digest": digests.outbox_digest(meta.last_outbox_id, draft),
+        },
+    )
+    return meta.last_outbox_id, result
+
+
+def reserve(connection: Connection, region: str, ref: KeyVersionRef, uses: int) -> StoredKey:
+    """Add `uses` to a version's reserved uses.
+
+    The revision stays: a reservation is no change that a caller made or waits for.
+
+    Raises:
+        KeyExhaustedError: That would be more than 2^32 in all (SP 800-38D, 8.3).
+        StoreDamagedError: The version is not there, or damaged. Keys and versions are
+            never deleted.
+    """
+    stored = read_key(connection, region, ref.key_id)
+    if stored is None or not stored.key.has_version(ref.version):
+        raise StoreDamagedError(f"version {ref.version} of key {ref.key_id} is missing")
+    table = schema.key_versions.c
+    # In SQL, so that no stale number of any process can hand a use out twice.
+    total = connection.execute(
+        update(schema.key_versions)
+        .where(table.key_id == ref.key_id.bytes, table.number == ref.version)
+        .where(table.reserved_uses + uses <= MAX_USES)
+        .values(reserved_uses=table.reserved_uses + uses)
+        .returning(table.reserved_uses)
+    ).scalar_one_or_none()
+    if total is None:
+        raise KeyExhaustedError(str(stored.key.version_name(ref.version)))
+    versions = tuple(
+        dataclasses.replace(version, reserved_uses=total)
+        if version.number == ref.version
+        else version
+        for version in stored.key.versions
+    )
+    change_number = _count_change(connection, for_record=False).change_number
+    key = dataclasses.replace(stored.key, versions=versions)
+    return _update_key(connection, key, change_number, expected_revision=key.revision)
+
+
+def delete_outbox(connection: Connection, *, through: int) -> None:
+    """Delete outbox rows up to and including an id."""
+    connection.execute(delete(schema.outbox).where(schema.outbox.c.outbox_id <= through))
+
+
+def _apply_change(
+    connection: Connection, region: str, change: Change, change_number: int
+) -> StoredKey | StoredAlias:
+    match change:
+        case CreateKey():
+            return _create_key(connection, region, change.key, change_number)
+        case SetState():
+            key = _expect_key(connection, region, change.key_id, change.expected_revision)
+            changed = dataclasses.replace(
+                key, state=change.state, update_time=change.time, revision=key.revision + 1
+            )
+        case AddVersion():
+            key = _expect_key(connection, region, change.key_id, change.expected_revision)
+            if change.version.number <= key.versions[-1].number:
+                raise ValueError("a new version's number must be above all others")
+            connection.execute(
+                insert(schema.key_versions), to_version_row(change.key_id, change.version)
+            )
+            changed = dataclasses.replace(
+                key,
+                versions=(*key.versions, change.version),
+                primary_version=change.version.number,
+                update_time=change.time,
+                revision=key.revision + 1,
+            )
+        case CreateAlias():
+            return _create_alias(connection, region, change, change_number)
+    return _update_key(connection, changed, change_number, expected_revision=key.revision)
+
+
+def _create_key(connection: Connection, region: str, key: Key, change_number: int) -> StoredKey:
+    numbers = [version.number for version in key.versions]
+    if key.region != region or numbers != sorted(set(numbers)):
+        raise ValueError("a new key must be of this region, its versions ascending")
+    if not key.has_version(key.primary_version):
+        raise ValueError("a new key must have its primary version")
+    connection.execute(insert(schema.keys), to_key_row(key, change_number))
+    connection.execute(insert(schema.policies), {"key_id": key.key_id.bytes, "cedar": key.policy})
+    connection.execute(
+        insert(schema.key_versions),
+        [to_version_row(key.key_id, version) for version in key.versions],
+    )
+    return StoredKey(key, change_number)
+
+
+def _create_alias(
+    connection: Connection, region: str, change: CreateAlias, change_number: int
+) -> StoredAlias:
+    alias = change.alias
+    if alias.name.region != region:
+        raise ValueError("a new alias must be of this region")
+    if read_key(connection, region, alias.key_id) is None:
+        raise KeyNotFoundError(str(KeyName(region, alias.key_id)))
+    inserted = connection.execute(
+        insert_or_ignore(schema.aliases)
+        .values(to_alias_row(alias, change_number))
+        .on_conflict_do_nothing()
+    )
+    if inserted.rowcount != 1:
+        raise AliasExistsError(f"{alias.name} exists already")
+    return StoredAlias(alias, change_number)
+
+
+def _expect_key(connection: Connection, region: str, key_id: uuid.UUID, revision: int) -> Key:
+    stored = read_key(connection, region, key_id)
+    if stored is None or stored.key.revision != revision:
+        raise EtagMismatchError(str(KeyName(region, key_id)))
+    return stored.key
+
+
+def _update_key(
+    connection: Connection, key: Key, change_number: int, *, expected_revision: int
+) -> StoredKey:
+    row = to_key_row(key, change_number)
+    updated = connection.execute(
+        update(schema.keys)
+        .where(schema.keys.c.key_id == row.pop("key_id"))
+        .where(schema.keys.c.revision == expected_revision)
+        .values(row)
+    )
+    if updated.rowcount != 1:
+        raise EtagMismatchError(str(key.name))
+    return StoredKey(key, change_number)
+
+
+def _count_change(connection: Connection, *, for_record: bool) -> ShardMeta:
+    meta = read_meta(connection)
+    counted = dataclasses.replace(
+        meta,
+        change_number=meta.change_number + 1,
+        last_outbox_id=meta.last_outbox_id + int(for_record),
+    )
+    connection.execute(update(schema.shard_meta).values(counted.to_row()))
+    return counted
+
+
+def _insert_memo(connection: Connection, memo: RequestMemo, *, now: datetime) -> None:
+    table = schema.request_ids.c
+    identity = tuple_(table.principal, table.method, table.request_id)
+    expired = (
+        select(table.principal, table.method, table.request_id)
+        .where(table.create_time < to_micros(now - MEMO_RETENTION))
+        .order_by(table.create_time)
+        .limit(_PURGE_ROWS)
+    )
+    connection.execute(delete(schema.request_ids).where(identity.in_(expired)))
+    inserted = connection.execute(
+        insert_or_ignore(schema.request_ids)
+        .values(to_memo_row(memo, to_micros(now)))
+        .on_conflict_do_nothing()
+    )
+    if inserted.rowcount != 1:
+        raise RequestIdReusedError

@@ -1,0 +1,145 @@
+"""The tables of one shard's metadata, as SQLAlchemy Core sees them.
+
+    shard_meta   one row: whose database this is, and its counters
+    keys         one row per key; policies and key_versions belong to it
+    aliases      second names of keys
+    request_ids  first answers to request ids
+    outbox       audit records committed with their change, on their way to the spool
+
+Conventions: times are microseconds since 1970 (`micros.py`), key ids the 16 bytes of the
+UUID. `change_number` is the shard's change counter at the row's last change, so that
+another process reloads only what it has not seen. `digest` is described in `digests.py`.
+What the tables say here and what the migrations make is compared by a test.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+)
+
+__all__ = [
+    "aliases",
+    "key_versions",
+    "keys",
+    "metadata",
+    "outbox",
+    "policies",
+    "request_ids",
+    "shard_meta",
+]
+
+metadata: Final = MetaData()
+
+shard_meta: Final = Table(
+    "shard_meta",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("region", Text, nullable=False),
+    # Counts transactions that changed a key or an alias. Written in each of them, so
+    # rows get their numbers in commit order.
+    Column("change_number", Integer, nullable=False),
+    # Highest outbox id ever given out. A counter row and not the highest row left: an id
+    # that came twice would be taken for a repeat by the spool, and its record dropped.
+    Column("last_outbox_id", Integer, nullable=False),
+    Column("create_time", Integer, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    CheckConstraint("id = 1", name="shard_meta_has_one_row"),
+    sqlite_strict=True,
+)
+
+keys: Final = Table(
+    "keys",
+    metadata,
+    Column("key_id", LargeBinary, primary_key=True, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("usage", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("manager", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("primary_version", Integer, nullable=False),
+    Column("creator", Text, nullable=False),
+    Column("create_time", Integer, nullable=False),
+    Column("update_time", Integer, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("change_number", Integer, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    CheckConstraint("length(key_id) = 16", name="keys_key_id_is_uuid"),
+    Index("keys_by_change", "change_number"),
+    sqlite_strict=True,
+)
+
+key_versions: Final = Table(
+    "key_versions",
+    metadata,
+    Column("key_id", LargeBinary, ForeignKey("keys.key_id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("create_time", Integer, nullable=False),
+    Column("reserved_uses", Integer, nullable=False),
+    PrimaryKeyConstraint("key_id", "number"),
+    # The number has 4 bytes in a ciphertext blob (docs/formats/ciphertext-blob-v1.md).
+    CheckConstraint("number BETWEEN 1 AND 4294967295", name="key_versions_number_is_u32"),
+    # SP 800-38D, 8.3: no process and no race gets past 2^32 uses.
+    CheckConstraint(
+        "reserved_uses BETWEEN 0 AND 4294967296", name="key_versions_uses_within_limit"
+    ),
+    sqlite_strict=True,
+)
+
+policies: Final = Table(
+    "policies",
+    metadata,
+    Column("key_id", LargeBinary, ForeignKey("keys.key_id"), primary_key=True, nullable=False),
+    Column("cedar", Text, nullable=False),
+    sqlite_strict=True,
+)
+
+aliases: Final = Table(
+    "aliases",
+    metadata,
+    Column("alias", Text, primary_key=True, nullable=False),
+    Column("key_id", LargeBinary, ForeignKey("keys.key_id"), nullable=False),
+    Column("create_time", Integer, nullable=False),
+    Column("change_number", Integer, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Index("aliases_by_change", "change_number"),
+    Index("aliases_by_key", "key_id"),
+    sqlite_strict=True,
+)
+
+request_ids: Final = Table(
+    "request_ids",
+    metadata,
+    Column("principal", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("request_sha256", LargeBinary, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("create_time", Integer, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("principal", "method", "request_id"),
+    CheckConstraint("length(request_sha256) = 32", name="request_ids_digest_is_sha256"),
+    Index("request_ids_by_age", "create_time"),
+    sqlite_strict=True,
+)
+
+outbox: Final = Table(
+    "outbox",
+    metadata,
+    # Given out by shard_meta.last_outbox_id, never by the database.
+    Column("outbox_id", Integer, primary_key=True, autoincrement=False),
+    Column("draft", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    sqlite_strict=True,
+)
