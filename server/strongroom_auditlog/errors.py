@@ -1,0 +1,135 @@
+"""What can go wrong in the audit log, without a word of gRPC.
+
+Three families: the log refuses to start or to go on (`StartRefusedError`, `LogError`), a
+file or proof does not verify (`VerificationError`), and a caller's request is refused
+(`RequestError`).
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+__all__ = [
+    "AuditLogError",
+    "CheckpointInvalidError",
+    "ConsistencyInvalidError",
+    "EntryInvalidError",
+    "FieldViolation",
+    "ForkRefusedError",
+    "LogError",
+    "ProofInvalidError",
+    "Reason",
+    "ReceiptInvalidError",
+    "RecordInvalidError",
+    "RequestError",
+    "RootMismatchError",
+    "SequenceInvalidError",
+    "StartRefusedError",
+    "TileInvalidError",
+    "VerificationError",
+]
+
+
+class AuditLogError(Exception):
+    """Base of the errors of this package."""
+
+
+class StartRefusedError(AuditLogError):
+    """The audit log does not start; the message names the cure."""
+
+
+class LogError(AuditLogError):
+    """The log does not take this batch; nothing was changed."""
+
+
+class ForkRefusedError(LogError):
+    """The state moved under this signer: signing on would fork the log."""
+
+
+class RecordInvalidError(AuditLogError):
+    """A record is not what docs/formats/audit-record-v1.md says, or stands elsewhere."""
+
+
+class VerificationError(AuditLogError):
+    """Something does not verify.
+
+    `where` names it: a path relative to the log, a leaf, a receipt.
+    """
+
+    def __init__(self, where: str, what: str):
+        super().__init__(f"{where}: {what}")
+        self.where = where
+        self.what = what
+
+    def __reduce__(self) -> tuple[type[VerificationError], tuple[str, str]]:
+        # Crosses from a worker process to its parent.
+        return type(self), (self.where, self.what)
+
+
+class CheckpointInvalidError(VerificationError):
+    """A checkpoint is malformed, or not signed by the key that was given."""
+
+
+class EntryInvalidError(VerificationError):
+    """An entry bundle is missing, truncated, or holds something that is no record."""
+
+
+class TileInvalidError(VerificationError):
+    """A hash tile is missing, has another size, or is not the hash of what is below it."""
+
+
+class RootMismatchError(VerificationError):
+    """The entries and tiles agree, but lead to another root than the signed one."""
+
+
+class SequenceInvalidError(VerificationError):
+    """The records of a shard have a gap, a repeat, or go back to an older epoch."""
+
+
+class ReceiptInvalidError(VerificationError):
+    """The record of a receipt is not in the log, or is another one."""
+
+
+class ConsistencyInvalidError(VerificationError):
+    """An older checkpoint is not a prefix of the log: history was rewritten."""
+
+
+class ProofInvalidError(VerificationError):
+    """A proof is malformed, or does not lead from the leaf to the signed root."""
+
+
+class Reason(enum.StrEnum):
+    """Why a call is refused; names of the API's enum ErrorReason."""
+
+    ARGUMENT_INVALID = "ARGUMENT_INVALID"
+    POLICY_DENIED = "POLICY_DENIED"
+    PEER_UNAUTHENTICATED = "PEER_UNAUTHENTICATED"
+    RECORD_NOT_FOUND = "RECORD_NOT_FOUND"
+    OVERLOADED = "OVERLOADED"
+    INTERNAL = "INTERNAL"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """A field that breaks a rule: its path, the rule's id, and the rule in words."""
+
+    field: str
+    rule: str
+    description: str
+
+
+class RequestError(AuditLogError):
+    """A call is refused; the message is safe to show to the caller."""
+
+    def __init__(self, reason: Reason, message: str, violations: tuple[FieldViolation, ...] = ()):
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.violations = violations
+
+    @classmethod
+    def invalid(cls, *violations: FieldViolation) -> RequestError:
+        """Make the refusal of fields that break their rules."""
+        text = "; ".join(f"{v.field}: {v.description}" for v in violations)
+        return cls(Reason.ARGUMENT_INVALID, text, violations)

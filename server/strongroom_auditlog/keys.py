@@ -1,0 +1,104 @@
+"""The key that signs checkpoints: an Ed25519 private key in PKCS8 PEM, mode 0600.
+
+Beside it the public half as a verifier key in the form of C2SP signed-note (`log.vkey`),
+which is what everyone who verifies the log must get out of band.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from strongroom_auditlog.checkpoint import Signer, VerifierKey
+from strongroom_auditlog.errors import CheckpointInvalidError, StartRefusedError
+
+__all__ = ["create_signing_key", "load_signer", "load_verifier_key"]
+
+
+def create_signing_key(*, origin: str, private_key_file: Path, verifier_key_file: Path) -> Signer:
+    """Make a signing key and its verifier key.
+
+    Raises:
+        StartRefusedError: One of the files exists (a key is never overwritten), or the
+            origin cannot name a key.
+        OSError: A file cannot be written.
+    """
+    for path in (private_key_file, verifier_key_file):
+        if path.exists():
+            raise StartRefusedError(f"{path}: exists; a key of the log is never overwritten")
+    private_key = Ed25519PrivateKey.generate()
+    try:
+        signer = Signer(origin, private_key)
+    except CheckpointInvalidError as exc:
+        raise StartRefusedError(str(exc)) from exc
+    pem = private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    _create(private_key_file, pem, mode=0o600)
+    _create(verifier_key_file, f"{signer.verifier_key}\n".encode(), mode=0o644)
+    return signer
+
+
+def load_signer(*, origin: str, private_key_file: Path) -> Signer:
+    """Load the signing key.
+
+    Raises:
+        StartRefusedError: The file is missing, open to others, or no Ed25519 key.
+    """
+    try:
+        with private_key_file.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            pem = file.read()
+    except OSError as exc:
+        raise StartRefusedError(
+            f"{private_key_file}: cannot be read ({exc.strerror}); "
+            "make the log with `strongroom audit-log --init`"
+        ) from exc
+    if stat.S_IMODE(mode) & 0o077:
+        raise StartRefusedError(f"{private_key_file}: open to others; chmod 600 it")
+    try:
+        private_key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError) as exc:
+        # The cause could quote the file.
+        raise StartRefusedError(f"{private_key_file}: not an unencrypted PEM key") from exc
+    if not isinstance(private_key, Ed25519PrivateKey):
+        raise StartRefusedError(f"{private_key_file}: not an Ed25519 key")
+    try:
+        return Signer(origin, private_key)
+    except CheckpointInvalidError as exc:
+        raise StartRefusedError(str(exc)) from exc
+
+
+def load_verifier_key(path: Path) -> VerifierKey:
+    """Load a verifier key.
+
+    Raises:
+        CheckpointInvalidError: The file cannot be read or holds no verifier key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise CheckpointInvalidError(str(path), "cannot be read as a verifier key") from exc
+    return VerifierKey.parse(text)
+
+
+def _create(path: Path, data: bytes, *, mode: int) -> None:
+    # O_EXCL: of two processes that make the key at the same time, one fails.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        os.write(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
