@@ -26,23 +26,27 @@ MAX_BATCH_RECORDS: Final = 4096
 MAX_BATCH_BYTES: Final = 4 * 2**20
 
 
-class RecordSource(Protocol):
-    """A shard's spool, as its consumer sees it. Used from the event loop."""
+class DurableRecords(Protocol):
+    """The durable records of a spool."""
 
-    @property
-    def epoch(self) -> int:
-        """When the spool was created, milliseconds since 1970."""
+    last_sequence: int
+    acknowledged_sequence: int
+
+    async def wait_for(self, sequence: int) -> None:
+        """Return when the record of `sequence` is durable."""
         ...
 
-    @property
-    def last_durable(self) -> int:
-        """Sequence of the newest durable record; 0 when there is none."""
+    async def read(self, from_sequence: int, *, max_records: int, max_bytes: int) -> list[bytes]:
+        """Return consecutive durable records from `from_sequence` on."""
         ...
 
-    @property
-    def acknowledged(self) -> int:
-        """Everything up to here is acknowledged."""
+    async def acknowledge(self, sequence: int) -> None:
+        """Note durably that everything up to `sequence` is in a signed checkpoint."""
         ...
+
+
+class SpoolStatus(Protocol):
+    """How full a spool is."""
 
     @property
     def spool_bytes(self) -> int:
@@ -54,18 +58,27 @@ class RecordSource(Protocol):
         """At this many unacknowledged bytes the shard refuses calls."""
         ...
 
-    def oldest_unacknowledged(self) -> datetime | None:
-        """Return when the oldest unacknowledged record was written."""
+    @property
+    def oldest_unacknowledged_time(self) -> datetime | None:
+        """When the oldest unacknowledged record was written."""
         ...
 
-    async def read_batch(
-        self, from_sequence: int, *, max_records: int, max_bytes: int
-    ) -> list[bytes]:
-        """Return durable records from `from_sequence` on; waits until there is one."""
+
+class RecordSource(Protocol):
+    """A shard's spool, as its consumer sees it. Used from the event loop."""
+
+    @property
+    def epoch(self) -> int:
+        """When the spool was created, milliseconds since 1970."""
         ...
 
-    async def acknowledge(self, sequence: int) -> None:
-        """Note durably that everything up to `sequence` is in a signed checkpoint."""
+    @property
+    def durable(self) -> DurableRecords:
+        """The records that can be streamed and acknowledged."""
+        ...
+
+    def status(self) -> SpoolStatus:
+        """Return figures."""
         ...
 
 
@@ -81,17 +94,18 @@ class AuditService:
         self, request: messages.StreamRecordsRequest, call: Call
     ) -> None:
         source = self._source(request.region, call)
-        start = request.from_sequence or source.acknowledged + 1
+        durable = source.durable
+        start = request.from_sequence or durable.acknowledged_sequence + 1
         if request.epoch not in (0, source.epoch):
             start = 1  # the consumer knows another spool; this one begins here
-        if not source.acknowledged < start <= source.last_durable + 1:
+        oldest, newest = durable.acknowledged_sequence + 1, durable.last_sequence
+        if not oldest <= start <= newest + 1:
             raise ArgumentInvalidError.of(
-                "from_sequence",
-                "spool.sequence",
-                f"the spool holds {source.acknowledged + 1} to {source.last_durable}",
+                "from_sequence", "spool.sequence", f"the spool holds {oldest} to {newest}"
             )
         while True:
-            records = await source.read_batch(
+            await durable.wait_for(start)
+            records = await durable.read(
                 start, max_records=MAX_BATCH_RECORDS, max_bytes=MAX_BATCH_BYTES
             )
             first = nouns.RecordPosition(region=request.region, epoch=source.epoch, sequence=start)
@@ -104,27 +118,29 @@ class AuditService:
     ) -> messages.AcknowledgeRecordsResponse:
         through = request.through
         source = self._source(through.region, call)
-        if through.epoch != source.epoch or through.sequence > source.last_durable:
+        last = source.durable.last_sequence
+        if through.epoch != source.epoch or through.sequence > last:
             raise ArgumentInvalidError.of(
                 "through",
                 "spool.position",
-                f"the spool has epoch {source.epoch} and {source.last_durable} records",
+                f"the spool has epoch {source.epoch} and {last} records",
             )
-        await source.acknowledge(through.sequence)
+        await source.durable.acknowledge(through.sequence)
         return messages.AcknowledgeRecordsResponse()
 
     async def GetSpoolStatus(  # noqa: N802
         self, request: messages.GetSpoolStatusRequest, call: Call
     ) -> messages.GetSpoolStatusResponse:
         source = self._source(request.region, call)
+        status = source.status()
         response = messages.GetSpoolStatusResponse(
             epoch=source.epoch,
-            last_sequence=source.last_durable,
-            acknowledged_sequence=source.acknowledged,
-            spool_bytes=source.spool_bytes,
-            limit_bytes=source.limit_bytes,
+            last_sequence=source.durable.last_sequence,
+            acknowledged_sequence=source.durable.acknowledged_sequence,
+            spool_bytes=status.spool_bytes,
+            limit_bytes=status.limit_bytes,
         )
-        oldest = source.oldest_unacknowledged()
+        oldest = status.oldest_unacknowledged_time
         if oldest is not None:
             time = timestamp_pb2.Timestamp()
             time.FromDatetime(oldest)

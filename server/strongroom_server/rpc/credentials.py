@@ -51,8 +51,10 @@ class _Loaded:
 class ReloadingCredentials:
     """Loads, watches and hands out the server's certificate configuration."""
 
-    def __init__(self, files: CredentialFiles, *, on_expiry: Callable[[datetime], None]) -> None:
-        """Load the files; `on_expiry` hears when the certificate ends, now and on reload.
+    def __init__(
+        self, files: CredentialFiles, *, on_expiry: Callable[[str, datetime], None]
+    ) -> None:
+        """Load the files; `on_expiry` hears when ``server`` and ``client_ca`` end.
 
         Raises:
             StartRefusedError: A file is missing, malformed, or the key does not belong to
@@ -106,7 +108,7 @@ class ReloadingCredentials:
             key = files.private_key.read_bytes()
             client_ca = files.client_ca.read_bytes()
             certificate = x509.load_pem_x509_certificates(chain)[0]
-            x509.load_pem_x509_certificates(client_ca)
+            authorities = x509.load_pem_x509_certificates(client_ca)
             private_key = serialization.load_pem_private_key(key, password=None)
         except (OSError, ValueError, TypeError) as exc:
             raise StartRefusedError(f"TLS files: {exc}") from exc
@@ -114,6 +116,7 @@ class ReloadingCredentials:
             raise StartRefusedError(
                 f"TLS files: {files.private_key} is not the key of {files.certificate}"
             )
-        self._on_expiry(certificate.not_valid_after_utc)
+        self._on_expiry("server", certificate.not_valid_after_utc)
+        self._on_expiry("client_ca", min(ca.not_valid_after_utc for ca in authorities))
         configuration = grpc.ssl_server_certificate_configuration([(key, chain)], client_ca)
         return stamp, _Loaded(configuration, certificate.not_valid_after_utc)

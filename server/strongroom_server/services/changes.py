@@ -85,8 +85,5 @@ class Changes:
                 return answer, outbox_id
 
         answer, outbox_id = await self._recorder.refusing(shard, caller, trace, work)
-        if outbox_id is None:  # nothing was changed: a plain record
-            draft = self._recorder.draft(caller, trace)
-            return answer, await shard.trail.record(draft, deadline=caller.deadline)
-        receipt = await shard.trail.record_committed(outbox_id, deadline=caller.deadline)
+        receipt = await self._recorder.answered(shard, caller, trace, outbox_id=outbox_id)
         return answer, receipt

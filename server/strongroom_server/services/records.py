@@ -42,10 +42,21 @@ class Trace:
 class Recorder:
     """Runs operations and records their outcome."""
 
-    def __init__(self, *, clock: Clock, new_record_id: Callable[[], uuid.UUID]) -> None:
-        """Take time and the maker of record ids (UUID version 7) as arguments."""
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        new_record_id: Callable[[], uuid.UUID],
+        on_outcome: Callable[[str, str, str], None],
+    ) -> None:
+        """Take time and the maker of record ids (UUID version 7) as arguments.
+
+        Args:
+            on_outcome: Hears region, method, and ``OK`` or the reason of the refusal.
+        """
         self._clock = clock
         self._new_record_id = new_record_id
+        self._on_outcome = on_outcome
 
     def draft(
         self, caller: Caller, trace: Trace, *, outcome: str = "OK", reason: str | None = None
@@ -77,17 +88,40 @@ class Recorder:
             StrongroomError: What `work` raised; it is recorded and has its receipt.
         """
         result = await self.refusing(shard, caller, trace, work)
-        receipt = await shard.trail.record(self.draft(caller, trace), deadline=caller.deadline)
-        return result, receipt
+        return result, await self.answered(shard, caller, trace)
+
+    async def answered(
+        self, shard: Shard, caller: Caller, trace: Trace, *, outbox_id: int | None = None
+    ) -> Receipt:
+        """Make the record of a good outcome durable and return its receipt.
+
+        Args:
+            outbox_id: Of the record that was committed with a change, if it was.
+
+        Raises:
+            AuditUnavailableError: It could not be made durable by the deadline.
+        """
+        deadline = caller.deadline
+        try:
+            if outbox_id is None:
+                receipt = await shard.trail.record(self.draft(caller, trace), deadline=deadline)
+            else:
+                receipt = await shard.trail.record_committed(outbox_id, deadline=deadline)
+        except StrongroomError as error:
+            self._on_outcome(shard.region, trace.method, error.reason)
+            raise
+        self._on_outcome(shard.region, trace.method, "OK")
+        return receipt
 
     async def refusing(
         self, shard: Shard, caller: Caller, trace: Trace, work: Callable[[], Awaitable[T]]
     ) -> T:
         """Do `work`; record only if it is refused. For changes, whose record the store has."""
-        shard.trail.ensure_accepting()
         try:
+            shard.trail.ensure_accepting()
             return await work()
-        except AuditUnavailableError:
+        except AuditUnavailableError as error:
+            self._on_outcome(shard.region, trace.method, error.reason)
             raise  # there is nowhere to record it
         except StrongroomError as error:
             await self._record_refusal(shard, caller, trace, error)
@@ -105,6 +139,7 @@ class Recorder:
         outcome, reason = _outcome_of(error)
         if outcome == "DENIED" and trace.policy is None:
             trace.policy = DEFAULT_DENY
+        self._on_outcome(shard.region, trace.method, error.reason)
         draft = self.draft(caller, trace, outcome=outcome, reason=reason)
         error.receipts += (await shard.trail.record(draft, deadline=caller.deadline),)
 

@@ -1,0 +1,278 @@
+"""The whole server, wired in one place: what `strongroom serve` runs.
+
+    config ─ shards (HSM pool, store, spool + outbox) ─ services ─ rpc ─ gRPC port
+                                                    └─ ops port (metrics, probes)
+
+Start: everything that can refuse to start does so before the port opens. Stop (SIGTERM,
+SIGINT): not ready → no new calls, those under way end → background work → spool → HSM →
+store; an answer that was given has its record on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import structlog
+import uvloop
+
+from strongroom.audit.v1 import audit_service_pb2
+from strongroom.kms.v1 import key_service_pb2
+from strongroom_server.audit.outbox import ShardAuditTrail
+from strongroom_server.audit.record import new_record_id
+from strongroom_server.audit.spool import Spool
+from strongroom_server.config import Config, ShardConfig
+from strongroom_server.hsm.pool import SessionPool, SessionPoolSettings
+from strongroom_server.ops.health import ReadinessCheck, build_ops_server
+from strongroom_server.ops.logging import configure_logging
+from strongroom_server.ops.metrics import Metrics
+from strongroom_server.ops.observers import HsmObserver, RpcObserver
+from strongroom_server.rpc.audit_service import AuditService
+from strongroom_server.rpc.credentials import CredentialFiles, ReloadingCredentials
+from strongroom_server.rpc.interceptors import Pipeline
+from strongroom_server.rpc.key_service import KeyService
+from strongroom_server.rpc.server import GrpcServer
+from strongroom_server.services.authorization import Authorization
+from strongroom_server.services.crypto import CryptoService
+from strongroom_server.services.key_access import KeyAccess
+from strongroom_server.services.lifecycle import LifecycleService
+from strongroom_server.services.records import Recorder
+from strongroom_server.services.rotation_by_use import RotationByUse
+from strongroom_server.services.use_counters import UseCounters
+from strongroom_server.shards.topology import Shard, Topology
+from strongroom_server.store.sqlite_store import SqliteKeyStore
+
+__all__ = ["run", "serve"]
+
+_log = structlog.stdlib.get_logger("strongroom.app")
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def now(self) -> datetime:
+        """Implement the port."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Implement the port: the clock of the running event loop."""
+        return asyncio.get_running_loop().time()
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenShard:
+    """A shard with the parts behind its ports, for readiness and metrics."""
+
+    shard: Shard
+    pool: SessionPool
+    store: SqliteKeyStore
+    spool: Spool
+
+
+def run(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit status.
+
+    Raises:
+        StartRefusedError: Something is missing or wrong; the message has the cure.
+    """
+    # No core file: it would hold data keys that were just made.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    regions = [shard.region for shard in config.shards]
+    configure_logging(
+        config.log.level,
+        sys.stdout.buffer,
+        service_version=version("strongroom"),
+        regions=regions,
+    )
+    uvloop.run(serve(config))
+    return 0
+
+
+async def serve(config: Config) -> None:
+    """Start everything, serve until a signal comes, stop everything in order."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    clock = SystemClock()
+    metrics = _build_metrics(config, clock)
+    checks: dict[str, ReadinessCheck] = {}
+    draining = False
+    checks["serving"] = lambda: "the server is stopping" if draining else None
+    async with contextlib.AsyncExitStack() as stack:
+        # The ops port first: a start that takes long is live, and not ready.
+        checks["started"] = lambda: "starting"
+        ops = build_ops_server(listen=config.ops.listen, metrics=metrics, checks=checks)
+        await ops.start()
+        stack.push_async_callback(ops.stop)
+        shards = [
+            await stack.enter_async_context(_open_shard(shard, clock, metrics))
+            for shard in config.shards
+        ]
+        for opened in shards:
+            _watch_shard(opened, metrics, checks, clock)
+        server, rotation = _build_services(config, clock, metrics, shards, stack)
+        del checks["started"]
+        await server.start()
+        _log.info(
+            "serving",
+            address=server.address,
+            ops_address=ops.address,
+            regions=[opened.shard.region for opened in shards],
+            pid=os.getpid(),
+        )
+        await stop.wait()
+        _log.info("draining", seconds=config.server.drain_seconds)
+        draining = True
+        await server.drain(config.server.drain_seconds)
+        await rotation.close()
+    _log.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def _open_shard(
+    config: ShardConfig, clock: SystemClock, metrics: Metrics
+) -> AsyncIterator[_OpenShard]:
+    """Open store, spool and HSM of a region; close them in the opposite order."""
+    async with contextlib.AsyncExitStack() as stack:
+        store = await SqliteKeyStore.open(config.store, config.region, clock=clock)
+        stack.push_async_callback(store.close)
+        store.start_polling()
+        spool = await Spool.open(
+            config.spool, config.region, limit_bytes=config.spool_limit_bytes, clock=clock
+        )
+        stack.push_async_callback(spool.close)
+        trail = ShardAuditTrail(spool, store, region=config.region)
+        stack.push_async_callback(trail.close)
+        await trail.recover()
+        pool = SessionPool(
+            config.region,
+            SessionPoolSettings(
+                module=config.module,
+                module_environment=config.module_environment,
+                token_label=config.token_label,
+                pin_file=config.pin_file,
+                sessions=config.sessions,
+                verify_after_encrypt=config.verify_after_encrypt,
+            ),
+            clock=clock,
+            observer=HsmObserver(metrics.shard(config.region)),
+        )
+        stack.push_async_callback(pool.close)
+        await pool.start()
+        yield _OpenShard(Shard(config.region, pool, store, trail), pool, store, spool)
+
+
+def _build_services(
+    config: Config,
+    clock: SystemClock,
+    metrics: Metrics,
+    shards: list[_OpenShard],
+    stack: contextlib.AsyncExitStack,
+) -> tuple[GrpcServer, RotationByUse]:
+    topology = Topology(opened.shard for opened in shards)
+    authorization = Authorization(
+        administrators=frozenset(config.access.administrators),
+        key_creators=frozenset(config.access.key_creators),
+        on_decision=lambda allowed: metrics.decision(allowed=allowed),
+    )
+    recorder = Recorder(
+        clock=clock,
+        new_record_id=lambda: new_record_id(clock.now(), os.urandom(10)),
+        on_outcome=lambda region, method, outcome: metrics.shard(region).operation(method, outcome),
+    )
+    lifecycle = LifecycleService(
+        topology=topology,
+        authorization=authorization,
+        recorder=recorder,
+        clock=clock,
+        new_key_id=uuid.uuid4,
+    )
+    rotation = RotationByUse(lifecycle=lifecycle, clock=clock)
+    crypto = CryptoService(
+        topology=topology,
+        access=KeyAccess(authorization),
+        uses=UseCounters(on_rotation_due=rotation.due),
+        recorder=recorder,
+    )
+    credentials = ReloadingCredentials(
+        CredentialFiles(
+            certificate=config.tls.certificate_file,
+            private_key=config.tls.private_key_file,
+            client_ca=config.tls.client_ca_file,
+        ),
+        on_expiry=metrics.certificate_expires,
+    )
+    watcher = asyncio.create_task(credentials.watch(), name="tls-files")
+    stack.callback(watcher.cancel)
+    server = GrpcServer(
+        pipeline=Pipeline(
+            clock=clock,
+            observer=RpcObserver(metrics),
+            default_deadline_seconds=config.server.default_deadline_seconds,
+            max_concurrent_calls=config.server.max_concurrent_calls,
+        ),
+        keys=KeyService(lifecycle=lifecycle, crypto=crypto),
+        audit=AuditService(
+            sources={opened.shard.region: opened.spool for opened in shards},
+            consumers=frozenset(config.access.audit_consumers),
+        ),
+        credentials=credentials.server_credentials(),
+        listen=config.server.listen,
+        max_connection_age_seconds=config.server.max_connection_age_seconds,
+        with_reflection=config.server.reflection,
+    )
+    return server, rotation
+
+
+def _build_metrics(config: Config, clock: SystemClock) -> Metrics:
+    keys = key_service_pb2.DESCRIPTOR.services_by_name["KeyService"]
+    audit = audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"]
+    operations = [name for name in keys.methods_by_name if name != "ReEncrypt"]
+    return Metrics(
+        regions=[shard.region for shard in config.shards],
+        services=[keys, audit],
+        # One ReEncrypt uses two keys and counts as two operations, as in the audit log.
+        operations=[*operations, "ReEncryptFrom", "ReEncryptTo"],
+        version=version("strongroom"),
+        start_time=clock.now(),
+    )
+
+
+def _watch_shard(
+    opened: _OpenShard, metrics: Metrics, checks: dict[str, ReadinessCheck], clock: SystemClock
+) -> None:
+    """Connect a shard to readiness and to the gauges that mirror its state."""
+    region = opened.shard.region
+    shard_metrics = metrics.shard(region)
+    pool, store, spool = opened.pool, opened.store, opened.spool
+    counted = 0
+
+    def refresh() -> None:
+        nonlocal counted
+        status = spool.status()
+        shard_metrics.audit_recorded(status.last_sequence - counted)
+        counted = status.last_sequence
+        oldest = status.oldest_unacknowledged_time
+        age = 0.0 if oldest is None else (clock.now() - oldest).total_seconds()
+        shard_metrics.set_spool(status.unacknowledged_bytes, max(age, 0.0))
+        counts = store.counts()
+        shard_metrics.set_keys(counts.keys_by_state, counts.versions)
+        shard_metrics.set_sessions(pool.live_sessions)
+
+    counted = spool.status().last_sequence  # records of earlier runs are not events of this one
+    metrics.on_scrape(refresh)
+    checks[f"hsm-{region}"] = lambda: None if pool.ready else "no HSM session answers"
+    checks[f"store-{region}"] = lambda: None if store.is_current else "the store is behind"
+    checks[f"audit-{region}"] = lambda: (
+        None if spool.is_ready else "the audit spool is full, failing, or above 80 %"
+    )

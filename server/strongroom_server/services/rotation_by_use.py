@@ -1,0 +1,60 @@
+"""Rotates a key when its primary version has been used 2^30 times (SP 800-38D, 8.3)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+from strongroom_server.domain.keys import Key
+from strongroom_server.errors import StrongroomError
+from strongroom_server.ports import Clock
+from strongroom_server.services.caller import Caller
+from strongroom_server.services.lifecycle import LifecycleService
+from strongroom_server.shards.topology import Shard
+
+__all__ = ["PRINCIPAL", "RotationByUse"]
+
+PRINCIPAL: Final = "strongroom:rotation"
+"""Principal of the records that automatic rotation leaves; no certificate can name it."""
+
+TIMEOUT_SECONDS: Final = 10.0
+RETRY_SECONDS: Final = 60.0
+
+
+class RotationByUse:
+    """Keeps the rotations under way. Owned by the event loop; `close` ends it."""
+
+    def __init__(self, *, lifecycle: LifecycleService, clock: Clock) -> None:
+        """Take the service that rotates."""
+        self._lifecycle = lifecycle
+        self._clock = clock
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def due(self, shard: Shard, key: Key) -> None:
+        """Rotate `key` in the background; calls go on with the old version meanwhile."""
+        task = asyncio.create_task(self._rotate(shard, key))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Stop; a rotation that is not done is begun again when the next block is reserved."""
+        for task in list(self._tasks):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _rotate(self, shard: Shard, key: Key) -> None:
+        while True:
+            current = shard.store.find_key(key.key_id)
+            if current is None or current.primary_version != key.primary_version:
+                return  # rotated by somebody else meanwhile
+            deadline = self._clock.monotonic() + TIMEOUT_SECONDS
+            caller = Caller(PRINCIPAL, "", str(key.name), deadline, deadline - 1.0)
+            try:
+                await self._lifecycle.rotate_worn(caller, shard, key.name)
+            except StrongroomError:
+                # Recorded where it can be; the version has 3 * 2^30 uses left to try again.
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
