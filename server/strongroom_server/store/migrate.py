@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Final
 
 from alembic import command
 from alembic.config import Config
@@ -11,6 +13,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 __all__ = ["SchemaUnknownError", "is_current", "upgrade"]
+
+# Alembic hands the running migration to its scripts through module globals (alembic.op,
+# alembic.context): two shards of one process would run on each other's connection.
+_ALEMBIC_LOCK: Final = threading.Lock()
 
 
 class SchemaUnknownError(Exception):
@@ -37,7 +43,8 @@ def upgrade(connection: Connection) -> None:
     """Run what is missing, inside the caller's transaction: all of it or nothing."""
     config = _config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    with _ALEMBIC_LOCK:
+        command.upgrade(config, "head")
 
 
 def _config() -> Config:
