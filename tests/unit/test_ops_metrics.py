@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import time
 from datetime import UTC, datetime
@@ -12,9 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from strongroom.audit.v1 import audit_service_pb2
 from strongroom.kms.v1 import key_service_pb2
 from strongroom_server.domain.keys import KeyState
+from strongroom_server.hsm.observer import PoolObserver
 from strongroom_server.hsm.wire import Operation
 from strongroom_server.ops.metrics import Metrics
-from strongroom_server.ops.shard_metrics import HSM_OPERATIONS
+from strongroom_server.ops.observers import HsmObserver
+from strongroom_server.ops.shard_metrics import HSM_ALARMS, HSM_ERROR_CATEGORIES, HSM_MECHANISMS
 
 START = datetime(2026, 1, 2, tzinfo=UTC)
 KEY_SERVICE = key_service_pb2.DESCRIPTOR.services_by_name["KeyService"]
@@ -56,6 +59,7 @@ NAMES = {
     "strongroom_hsm_errors_total",
     "strongroom_hsm_sessions",
     "strongroom_hsm_up",
+    "strongroom_hsm_alarms_total",
     "strongroom_hsm_workers_replaced_total",
     "strongroom_keys",
     "strongroom_key_versions",
@@ -63,6 +67,7 @@ NAMES = {
     "strongroom_audit_events_total",
     "strongroom_audit_failures_total",
     "strongroom_audit_spool_bytes",
+    "strongroom_audit_spool_limit_bytes",
     "strongroom_audit_unacked_oldest_seconds",
     "strongroom_certificate_expiry_timestamp_seconds",
     "strongroom_build_info",
@@ -127,7 +132,7 @@ def test_made_up_values_do_not_make_series(metrics: Metrics) -> None:
     shard.operation("Encrypt", "NO_SUCH_REASON")
     shard.hsm_operation("no such operation", 0.1)
     shard.hsm_error("no such category")
-    shard.worker_replaced("no such reason")
+    shard.hsm_alarm("no such category")
     assert samples(metrics).keys() == before
     assert value(
         metrics, "strongroom_operations_total", operation="other", region="eu-1", outcome="OK"
@@ -143,15 +148,19 @@ def test_a_shard_counts_for_its_region_only(metrics: Metrics) -> None:
     shard.set_sessions(2)
     shard.set_keys({KeyState.ENABLED: 3}, versions=5)
     shard.audit_recorded(4)
-    shard.audit_failed()
+    shard.operation("Encrypt", "AUDIT_UNAVAILABLE")
+    shard.worker_replaced()
     shard.set_spool(1000, 2.5)
+    shard.set_spool_limit(2**20)
     expected = {
         "strongroom_hsm_sessions": 2,
         "strongroom_hsm_up": 1,
         "strongroom_key_versions": 5,
         "strongroom_audit_events_total": 4,
         "strongroom_audit_failures_total": 1,
+        "strongroom_hsm_workers_replaced_total": 1,
         "strongroom_audit_spool_bytes": 1000,
+        "strongroom_audit_spool_limit_bytes": 2**20,
         "strongroom_audit_unacked_oldest_seconds": 2.5,
     }
     for name, number in expected.items():
@@ -196,9 +205,37 @@ def test_names_follow_the_conventions(metrics: Metrics) -> None:
             assert family.documentation.endswith(".")
 
 
+def test_what_the_pool_tells_is_counted(metrics: Metrics) -> None:
+    """An operation without a duration counts as an error and leaves the histogram alone."""
+    observer: PoolObserver = HsmObserver(metrics.shard("eu-1"))
+    observer.operation("encrypt", 0.00002, "ok")
+    observer.operation("decrypt", 0.00002, "tampered")
+    observer.operation("decrypt", 0.0, "deadline")
+    observer.worker_started(4711, 0.2)
+    observer.worker_lost(4711, "killed by signal 9")
+    observer.alarm("pin_refused", "CKR_PIN_INCORRECT")
+    seconds = "strongroom_hsm_operation_seconds_count"
+    assert value(metrics, seconds, region="eu-1", mechanism="encrypt") == 1
+    assert value(metrics, seconds, region="eu-1", mechanism="decrypt") == 1
+    errors = "strongroom_hsm_errors_total"
+    assert value(metrics, errors, region="eu-1", category="tampered") == 1
+    assert value(metrics, errors, region="eu-1", category="deadline") == 1
+    assert value(metrics, "strongroom_hsm_workers_replaced_total", region="eu-1") == 1
+    alarms = "strongroom_hsm_alarms_total"
+    assert value(metrics, alarms, region="eu-1", category="pin_refused") == 1
+
+
+def test_every_category_of_the_pool_has_a_series() -> None:
+    """The label sets are those that the pool's observer documents."""
+    documented = set(re.findall(r"``([a-z_]+)``", inspect.getdoc(PoolObserver.operation) or ""))
+    assert documented == {*HSM_MECHANISMS, *HSM_ERROR_CATEGORIES, "ok"}
+    alarms = set(re.findall(r"``([a-z_]+)``", inspect.getdoc(PoolObserver.alarm) or ""))
+    assert alarms == set(HSM_ALARMS)
+
+
 def test_every_operation_of_the_hsm_workers_has_a_series() -> None:
     """The label set is the protocol's own."""
-    assert set(HSM_OPERATIONS) == {operation.name.lower() for operation in Operation}
+    assert set(HSM_MECHANISMS) == {operation.name.lower() for operation in Operation}
 
 
 def test_two_servers_in_one_process_do_not_share_metrics(metrics: Metrics) -> None:

@@ -2,10 +2,51 @@
 
 from __future__ import annotations
 
+import structlog
+
 from strongroom.rpc_metrics import BoundRpc
 from strongroom_server.ops.metrics import Metrics
+from strongroom_server.ops.shard_metrics import ShardMetrics
 
-__all__ = ["RpcObserver"]
+__all__ = ["HsmObserver", "RpcObserver"]
+
+_log = structlog.stdlib.get_logger("strongroom.hsm")
+
+
+class HsmObserver:
+    """Counts and logs what a session pool tells (its PoolObserver)."""
+
+    def __init__(self, metrics: ShardMetrics) -> None:
+        """Take the metrics of the pool's region."""
+        self._metrics = metrics
+
+    def operation(self, mechanism: str, seconds: float, category: str) -> None:
+        """Count the end of an operation; one that never ran has no duration."""
+        if category == "ok":
+            self._metrics.hsm_operation(mechanism, seconds)
+            return
+        self._metrics.hsm_error(category)
+        if seconds > 0:
+            self._metrics.hsm_operation(mechanism, seconds)
+
+    def worker_started(self, pid: int, seconds: float) -> None:
+        """Log that a worker serves."""
+        _log.info(
+            "worker started",
+            region=self._metrics.region,
+            worker_pid=pid,
+            duration_ms=round(seconds * 1e3, 3),
+        )
+
+    def worker_lost(self, pid: int, reason: str) -> None:
+        """Count and log that a worker ended or did not come up."""
+        self._metrics.worker_replaced()
+        _log.warning("worker lost", region=self._metrics.region, worker_pid=pid, reason=reason)
+
+    def alarm(self, category: str, text: str) -> None:
+        """Count and log what a person must look at."""
+        self._metrics.hsm_alarm(category)
+        _log.error("hsm alarm", region=self._metrics.region, category=category, reason=text)
 
 
 class RpcObserver:

@@ -16,11 +16,11 @@ from strongroom_server.domain.keys import KeyState
 from strongroom_server.errors import Reason
 
 __all__ = [
+    "HSM_ALARMS",
     "HSM_ERROR_CATEGORIES",
-    "HSM_OPERATIONS",
+    "HSM_MECHANISMS",
     "OTHER",
     "OUTCOMES",
-    "REPLACEMENT_REASONS",
     "ShardFamilies",
     "ShardMetrics",
 ]
@@ -30,7 +30,7 @@ OTHER: Final = "other"
 OUTCOMES: Final = ("OK", *(reason.value for reason in Reason))
 """Outcome of an operation: OK, or the reason in the caller's error."""
 
-HSM_OPERATIONS: Final = (
+HSM_MECHANISMS: Final = (
     "encrypt",
     "decrypt",
     "reencrypt",
@@ -47,15 +47,14 @@ HSM_ERROR_CATEGORIES: Final = (
     "tampered",
     "key_absent",
     "policy",
-    "expired",
+    "deadline",
     "fault",
-    "worker_lost",
-    "no_session",
+    "overloaded",
 )
 """How a trip to the HSM fails. ``tampered`` is the caller's ciphertext, not a fault."""
 
-REPLACEMENT_REASONS: Final = ("start_failed", "ended", "hung", "protocol", "fault")
-"""Why the pool gave a worker up."""
+HSM_ALARMS: Final = ("pin_refused", "key_absent", "policy")
+"""What a person must look at."""
 
 
 class ShardFamilies:
@@ -76,8 +75,8 @@ class ShardFamilies:
         )
         self.hsm_operation = Histogram(
             "strongroom_hsm_operation_seconds",
-            "Time in the HSM module, without waiting for a session.",
-            ("region", "operation"),
+            "Time in the HSM worker, without waiting for a session.",
+            ("region", "mechanism"),
             buckets=DURATION_BUCKETS_SECONDS,
             registry=registry,
         )
@@ -87,7 +86,13 @@ class ShardFamilies:
         self.hsm_sessions = gauge("strongroom_hsm_sessions", "Sessions that answer.")
         self.hsm_up = gauge("strongroom_hsm_up", "1 when at least one session answers.")
         self.workers_replaced = counter(
-            "strongroom_hsm_workers_replaced_total", "HSM workers given up.", "reason"
+            "strongroom_hsm_workers_replaced_total",
+            "HSM workers that ended or did not come up; the log says why.",
+        )
+        self.hsm_alarms = counter(
+            "strongroom_hsm_alarms_total",
+            "Answers of the HSM that a person must look at.",
+            "category",
         )
         self.keys = gauge("strongroom_keys", "Keys by state.", "state")
         self.key_versions = gauge("strongroom_key_versions", "Key versions.")
@@ -100,6 +105,10 @@ class ShardFamilies:
         )
         self.audit_spool_bytes = gauge(
             "strongroom_audit_spool_bytes", "Unacknowledged audit records in the spool."
+        )
+        self.audit_spool_limit = gauge(
+            "strongroom_audit_spool_limit_bytes",
+            "Size of the spool at which calls are refused; the shard is not ready from 80 % on.",
         )
         self.audit_unacked_oldest = gauge(
             "strongroom_audit_unacked_oldest_seconds",
@@ -120,11 +129,12 @@ class ShardMetrics:
             for operation in (*operations, OTHER)
         }
         self._hsm_operation = {
-            operation: families.hsm_operation.labels(region, operation)
-            for operation in (*HSM_OPERATIONS, OTHER)
+            mechanism: families.hsm_operation.labels(region, mechanism)
+            for mechanism in (*HSM_MECHANISMS, OTHER)
         }
         self._hsm_errors = _children(families.hsm_errors, region, HSM_ERROR_CATEGORIES)
-        self._replaced = _children(families.workers_replaced, region, REPLACEMENT_REASONS)
+        self._alarms = _children(families.hsm_alarms, region, HSM_ALARMS)
+        self._replaced = families.workers_replaced.labels(region)
         self._sessions = families.hsm_sessions.labels(region)
         self._up = families.hsm_up.labels(region)
         self._keys = {state: families.keys.labels(region, state.value) for state in KeyState}
@@ -132,24 +142,31 @@ class ShardMetrics:
         self._audit_events = families.audit_events.labels(region)
         self._audit_failures = families.audit_failures.labels(region)
         self._audit_spool_bytes = families.audit_spool_bytes.labels(region)
+        self._audit_spool_limit = families.audit_spool_limit.labels(region)
         self._audit_unacked_oldest = families.audit_unacked_oldest.labels(region)
 
     def operation(self, operation: str, outcome: str) -> None:
         """Count an operation of the key service, such as ``Encrypt``, by its outcome."""
+        if outcome == Reason.AUDIT_UNAVAILABLE:
+            self._audit_failures.inc()
         outcomes = self._operations.get(operation) or self._operations[OTHER]
         (outcomes.get(outcome) or outcomes[OTHER]).inc()
 
-    def hsm_operation(self, operation: str, seconds: float) -> None:
-        """Count a trip to the HSM and its time in the module."""
-        (self._hsm_operation.get(operation) or self._hsm_operation[OTHER]).observe(seconds)
+    def hsm_operation(self, mechanism: str, seconds: float) -> None:
+        """Count a trip to the HSM, such as ``encrypt``, and its time in the worker."""
+        (self._hsm_operation.get(mechanism) or self._hsm_operation[OTHER]).observe(seconds)
 
     def hsm_error(self, category: str) -> None:
         """Count a failed trip to the HSM."""
         (self._hsm_errors.get(category) or self._hsm_errors[OTHER]).inc()
 
-    def worker_replaced(self, reason: str) -> None:
-        """Count an HSM worker that was given up."""
-        (self._replaced.get(reason) or self._replaced[OTHER]).inc()
+    def hsm_alarm(self, category: str) -> None:
+        """Count an answer of the HSM that a person must look at."""
+        (self._alarms.get(category) or self._alarms[OTHER]).inc()
+
+    def worker_replaced(self) -> None:
+        """Count an HSM worker that ended or did not come up."""
+        self._replaced.inc()
 
     def set_sessions(self, answering: int) -> None:
         """Set how many HSM sessions answer; the HSM is up when one does."""
@@ -166,9 +183,9 @@ class ShardMetrics:
         """Count audit records that became durable."""
         self._audit_events.inc(records)
 
-    def audit_failed(self) -> None:
-        """Count a call refused for want of a durable audit record."""
-        self._audit_failures.inc()
+    def set_spool_limit(self, limit_bytes: int) -> None:
+        """Set the configured limit of the spool."""
+        self._audit_spool_limit.set(limit_bytes)
 
     def set_spool(self, unacked_bytes: int, oldest_seconds: float) -> None:
         """Set what waits in the spool: its size, and the age of the oldest record (or 0)."""
