@@ -1,0 +1,283 @@
+"""Sends operations to workers: the queue, the batches, the deadlines, the second try.
+
+    submit → queue ─┬→ worker 1   at most two batches of up to 64 operations each
+                    └→ worker 2   …
+
+Operations of one event-loop turn are sent together, and those that arrive while all
+workers are busy go with the next batch: under load batches grow, and the cost per
+operation falls. The queue belongs to the dispatcher and not to a worker, so that a worker
+that hangs holds up only what it has been sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from strongroom_server.errors import (
+    CiphertextInvalidError,
+    HsmUnavailableError,
+    InternalError,
+    OverloadedError,
+    StrongroomError,
+)
+from strongroom_server.hsm import wire
+from strongroom_server.hsm.observer import PoolObserver
+from strongroom_server.hsm.wire import MAX_BATCH, NO_KEY, Answer, Operation, Request, Status
+from strongroom_server.hsm.worker_process import (
+    PendingOperation,
+    SessionPoolSettings,
+    WorkerProcess,
+)
+from strongroom_server.hsm.workforce import Workforce
+from strongroom_server.ports import Clock
+
+__all__ = ["Dispatcher", "WorkerLostError"]
+
+_MAX_FRAMES: Final = 2  # one at work, one waiting in the socket: no idle turn between
+_BATCH_SECONDS: Final = 0.1  # a batch of a slow HSM must not look like a hung worker
+_NAMES: Final = {int(operation): operation.name.lower() for operation in Operation}
+
+
+class WorkerLostError(Exception):
+    """The worker that a bound operation was sent to is gone."""
+
+
+class Dispatcher:
+    """Between those who wait for operations and the workers. Owned by the event loop."""
+
+    def __init__(
+        self,
+        region: str,
+        settings: SessionPoolSettings,
+        clock: Clock,
+        observer: PoolObserver,
+        jitter: Callable[[], float],
+    ):
+        self._region = region
+        self._clock = clock
+        self._observer = observer
+        self._max_queued = settings.max_queued * settings.sessions
+        self._queue: deque[PendingOperation] = deque()
+        self._waiting: dict[int, PendingOperation] = {}
+        self._flush_is_due = False
+        self._last_id = 0
+        self._expiry: tuple[float, asyncio.TimerHandle] | None = None
+        self._seconds_per_operation = 0.0
+        self.workforce: Final = Workforce(settings, self, clock, observer, jitter)
+
+    @property
+    def queued(self) -> int:
+        """Operations that have not been sent."""
+        return len(self._queue)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits."""
+        return not self._waiting
+
+    def unavailable(self) -> HsmUnavailableError:
+        """Make the error for "no worker can do this"."""
+        return HsmUnavailableError(self._region, self.workforce.why_not())
+
+    def too_late(self) -> HsmUnavailableError:
+        """Make the error for "not by its deadline"."""
+        return HsmUnavailableError(self._region, "the HSM did not answer in time")
+
+    def abandon(self) -> None:
+        """Answer everybody who still waits; the workers are gone."""
+        for operation in list(self._waiting.values()):
+            self._fail(operation, self.unavailable(), category="fault")
+        self._queue.clear()
+        if self._expiry:
+            self._expiry[1].cancel()
+            self._expiry = None
+
+    def submit(
+        self,
+        operation: Operation,
+        deadline: float,
+        *,
+        key: bytes = NO_KEY,
+        key2: bytes = NO_KEY,
+        number: int = 0,
+        data: bytes = b"",
+        aad: bytes = b"",
+        aad2: bytes = b"",
+    ) -> asyncio.Future[Answer]:
+        """Queue an operation for any worker.
+
+        Raises:
+            HsmUnavailableError: No worker serves, or the deadline has passed. The future
+                gives it for what happens later.
+            OverloadedError: Too many wait already.
+        """
+        wire.check_request(operation, number, data, aad, aad2, key, key2)
+        if not self.workforce.accepts:
+            raise self.unavailable()
+        if deadline <= self._clock.monotonic():
+            raise HsmUnavailableError(self._region, "the deadline has passed")
+        if len(self._queue) >= self._max_queued:
+            self._observer.operation(operation.name.lower(), 0.0, "overloaded")
+            raise OverloadedError(
+                f"region {self._region}: too many operations wait for the HSM",
+                retry_after_seconds=0.1,
+            )
+        pending = self._make(
+            Request(self._next_id(), operation, deadline, number, data, aad, aad2, key, key2),
+            bound=False,
+        )
+        self._queue.append(pending)
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+        return pending.future
+
+    def send_bound(
+        self, worker: WorkerProcess, operation: Operation, key: bytes, deadline: float
+    ) -> asyncio.Future[Answer]:
+        """Send an operation to this very worker; WorkerLostError when that is lost."""
+        pending = self._make(
+            Request(self._next_id(), operation, deadline, 0, b"", b"", b"", key, NO_KEY),
+            bound=True,
+        )
+        worker.send([pending], now=self._clock.monotonic())
+        return pending.future
+
+    def _next_id(self) -> int:
+        self._last_id = (self._last_id + 1) % 2**31  # the other half is the watch's
+        return self._last_id
+
+    def _make(self, request: Request, *, bound: bool) -> PendingOperation:
+        loop = asyncio.get_running_loop()
+        pending = PendingOperation(request, loop.create_future(), bound=bound)
+        self._waiting[request.id] = pending
+        # One timer, for the earliest deadline: callers mostly come with later and later
+        # ones, so it is set once per deadline's length and not once per operation.
+        if self._expiry is None or request.deadline < self._expiry[0]:
+            if self._expiry:
+                self._expiry[1].cancel()
+            delay = request.deadline - self._clock.monotonic()
+            self._expiry = (request.deadline, loop.call_later(delay, self._expire))
+        return pending
+
+    def _flush(self) -> None:
+        """Share the queue among the workers that have room, evenly, least busy first."""
+        self._flush_is_due = False
+        queue = self._queue
+        now = self._clock.monotonic()
+        limit = MAX_BATCH
+        if self._seconds_per_operation:
+            limit = max(1, min(MAX_BATCH, int(_BATCH_SECONDS / self._seconds_per_operation)))
+        while queue:
+            free = [w for w in self.workforce.workers if w.frames_in_flight < _MAX_FRAMES]
+            if not free:
+                return
+            worker = min(free, key=lambda w: w.in_flight)
+            load = len(queue) + sum(w.in_flight for w in free)
+            share = max(1, -(-load // len(free)) - worker.in_flight)
+            batch: list[PendingOperation] = []
+            while queue and len(batch) < min(share, limit):
+                pending = queue.popleft()
+                if not pending.future.done():
+                    batch.append(pending)
+                else:
+                    self._waiting.pop(pending.request.id, None)  # given up by its caller
+            if batch:
+                worker.send(batch, now=now)
+
+    def _expire(self) -> None:
+        """Answer those whose deadline has come. What a worker has of them it still answers."""
+        now = self._clock.monotonic()
+        self._expiry = None
+        earliest = float("inf")
+        for pending in list(self._waiting.values()):
+            if pending.future.done():
+                continue
+            if pending.request.deadline > now:
+                earliest = min(earliest, pending.request.deadline)
+                continue
+            self._fail(
+                pending,
+                self.too_late(),
+                category="deadline",
+            )
+        if earliest < float("inf"):
+            loop = asyncio.get_running_loop()
+            self._expiry = (earliest, loop.call_later(earliest - now, self._expire))
+
+    # worker_process.WorkerOwner
+
+    def on_answers(
+        self, worker: WorkerProcess, answered: list[tuple[PendingOperation, Answer]]
+    ) -> None:
+        """Hand answers to those who wait."""
+        del worker
+        spent = 0
+        for pending, answer in answered:
+            self._waiting.pop(pending.request.id, None)
+            spent += answer.microseconds
+            if pending.future.done():
+                continue  # cancelled, or answered at its deadline
+            error, category = self._error_for(answer)
+            self._observer.operation(
+                _NAMES[pending.request.operation], answer.microseconds / 1e6, category
+            )
+            if error is None:
+                pending.future.set_result(answer)
+            else:
+                pending.future.set_exception(error)
+        if answered:
+            recent = spent / len(answered) / 1e6
+            self._seconds_per_operation += (recent - self._seconds_per_operation) / 4
+        if self._queue:
+            self._flush()
+
+    def on_lost(
+        self, worker: WorkerProcess, reason: str, unanswered: list[PendingOperation]
+    ) -> None:
+        """Try what it left on another worker, once; with no other, say so at once."""
+        self.workforce.on_lost(worker, reason)
+        now = self._clock.monotonic()
+        again = []
+        for pending in unanswered:
+            if pending.future.done():
+                self._waiting.pop(pending.request.id, None)
+            elif pending.bound:
+                self._fail(pending, WorkerLostError(), category="fault")
+            elif pending.retried or pending.request.deadline <= now:
+                self._fail(pending, self.unavailable(), category="fault")
+            else:
+                pending.retried = True
+                again.append(pending)
+        self._queue.extendleft(reversed(again))
+        if not self.workforce.workers:
+            while self._queue:
+                self._fail(self._queue.popleft(), self.unavailable(), category="fault")
+        else:
+            self._flush()
+
+    def _error_for(self, answer: Answer) -> tuple[StrongroomError | None, str]:
+        match answer.status:
+            case Status.OK:
+                return None, "ok"
+            case Status.TAMPERED:
+                return CiphertextInvalidError(), "tampered"
+            case Status.KEY_ABSENT:
+                self._observer.alarm("key_absent", answer.first.decode(errors="replace"))
+                return HsmUnavailableError(
+                    self._region, "the HSM does not show a key version that it should hold"
+                ), "key_absent"
+            case Status.EXPIRED:
+                return HsmUnavailableError(self._region, "the deadline has passed"), "deadline"
+            case _:
+                self._observer.alarm("policy", answer.first.decode(errors="replace"))
+                return InternalError(), "policy"
+
+    def _fail(self, pending: PendingOperation, error: Exception, *, category: str) -> None:
+        self._waiting.pop(pending.request.id, None)
+        if not pending.future.done():
+            self._observer.operation(_NAMES[pending.request.operation], 0.0, category)
+            pending.future.set_exception(error)
