@@ -11,19 +11,26 @@ Pure: no I/O, no clock. Cedar itself is the library cedarpy.
 from __future__ import annotations
 
 import enum
+import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import cedarpy
 
+from strongroom_server.domain.policy_text import check_policy_text
 from strongroom_server.errors import PolicyInvalidError
 
-__all__ = ["SCHEMA", "Action", "CompiledPolicy", "Verdict", "default_policy"]
+__all__ = ["SCHEMA", "Action", "CompiledPolicy", "Verdict", "check_lock_out", "default_policy"]
 
-MAX_POLICY_BYTES: Final = 32 * 1024
 DEFAULT_DENY: Final = "default-deny"
+MAX_MISTAKES: Final = 4
+MAX_MISTAKE_CHARACTERS: Final = 200
+# Both bound what a policy's author can put into other people's audit records.
+MAX_NAMED_POLICIES: Final = 8
+_POLICY_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}", re.ASCII)
 
 
 class Action(enum.StrEnum):
@@ -90,25 +97,30 @@ class CompiledPolicy:
     Thread safety: immutable after construction.
     """
 
-    __slots__ = ("_policies", "depends_on_context")
+    __slots__ = ("_policies", "depends_on_context", "text_sha256")
 
     def __init__(self, text: str) -> None:
         """Parse `text` and check it against the schema.
 
         Raises:
-            PolicyInvalidError: It is too long, does not parse, or does not fit the
-                schema; the message says where.
+            PolicyInvalidError: It is too long or too deep, does not parse, does not fit
+                the schema, has templates, or its ids are not short and unique; the
+                message says where.
         """
-        if len(text.encode()) > MAX_POLICY_BYTES:
-            raise PolicyInvalidError(f"policy: longer than {MAX_POLICY_BYTES} bytes")
+        check_policy_text(text)
         result = cedarpy.validate_policies(text, SCHEMA)
         if not result.validation_passed:
-            mistakes = "; ".join(str(error.error) for error in result.errors)
+            mistakes = _shorten([str(error.error) for error in result.errors])
             raise PolicyInvalidError(f"policy: {mistakes or 'does not fit the schema'}")
         try:
             self._policies = cedarpy.PolicySet.from_str(text)
+            document = json.loads(cedarpy.policies_to_json_str(text))
         except ValueError as exc:
-            raise PolicyInvalidError(f"policy: {exc}") from exc
+            raise PolicyInvalidError(f"policy: {_shorten([str(exc)])}") from exc
+        if document["templates"]:
+            raise PolicyInvalidError("policy: ?principal and ?resource have no meaning here")
+        _check_ids(document["staticPolicies"].values())
+        self.text_sha256 = hashlib.sha256(text.encode()).hexdigest()
         # Textual and so conservative: a policy without the word cannot read the context.
         self.depends_on_context = "context" in text
 
@@ -134,9 +146,10 @@ class CompiledPolicy:
         }
         result = cedarpy.is_authorized(
             {
-                "principal": f'Principal::"{principal}"',
-                "action": f'Action::"{action}"',
-                "resource": f'Key::"{key}"',
+                # As data, not as Cedar text: nothing in a name can be read as syntax.
+                "principal": {"type": "Principal", "id": principal},
+                "action": {"type": "Action", "id": action.value},
+                "resource": {"type": "Key", "id": key},
                 "context": {
                     "encryption_context": [
                         {"name": name, "value": value} for name, value in encryption_context.items()
@@ -148,8 +161,40 @@ class CompiledPolicy:
         )
         names = result.diagnostics.id_annotations_by_reason
         reasons = sorted(names.get(r) or r for r in result.diagnostics.reasons)
+        if len(reasons) > MAX_NAMED_POLICIES:
+            more = len(reasons) - MAX_NAMED_POLICIES
+            reasons = [*reasons[:MAX_NAMED_POLICIES], f"and {more} more"]
         policy_id = ",".join(reasons) if reasons else DEFAULT_DENY
         return Verdict(result.decision is cedarpy.Decision.Allow, policy_id)
+
+
+def _shorten(mistakes: Sequence[str]) -> str:
+    """Join the first mistakes; an answer's headers have room for no more."""
+    shown = [
+        text if len(text) <= MAX_MISTAKE_CHARACTERS else text[:MAX_MISTAKE_CHARACTERS] + "…"
+        for text in mistakes[:MAX_MISTAKES]
+    ]
+    if len(mistakes) > MAX_MISTAKES:
+        shown.append(f"and {len(mistakes) - MAX_MISTAKES} more")
+    return "; ".join(shown)
+
+
+def _check_ids(policies: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse ids that could not stand in an audit record, or would mislead its reader."""
+    seen = set()
+    for policy in policies:
+        annotations = policy.get("annotations", {})
+        if "id" not in annotations:
+            continue
+        policy_id = annotations["id"] or ""
+        if _POLICY_ID.fullmatch(policy_id) is None or policy_id == DEFAULT_DENY:
+            raise PolicyInvalidError(
+                "policy: @id must be 1 to 64 letters, digits or any of ._:/- and not "
+                f"{DEFAULT_DENY}"
+            )
+        if policy_id in seen:
+            raise PolicyInvalidError(f'policy: two policies have @id("{policy_id}")')
+        seen.add(policy_id)
 
 
 def check_lock_out(
@@ -161,8 +206,8 @@ def check_lock_out(
         PolicyInvalidError: Nobody known could see, enable and disable the key.
     """
     needed = (Action.GET_KEY, Action.ENABLE_KEY, Action.DISABLE_KEY)
-    # A principal that no policy can name stands for "any administrator".
-    some_administrator = "spiffe://invalid/administrator"
+    # Stands for "any administrator": a text cannot name the principal made from its hash.
+    some_administrator = f"spiffe://invalid/{policy.text_sha256}"
     for principal, is_administrator in (
         (creator, creator_is_administrator),
         (some_administrator, True),
