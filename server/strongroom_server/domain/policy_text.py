@@ -31,8 +31,8 @@ def check_policy_text(text: str) -> None:
 
     Raises:
         PolicyInvalidError: It is longer than 32,768 bytes, is not valid Unicode, nests
-            brackets more than 32 deep, or has a policy of more than 1,024 words (names, strings, signs) or with
-            more than 8 attributes of attributes.
+            brackets more than 32 deep, or has a policy of more than 1,024 words (names,
+            strings, signs) or with more than 8 attributes of attributes.
     """
     try:
         size = len(text.encode())
