@@ -1,11 +1,13 @@
 """May this principal do this to that key?
 
 Decisions are cached per key for as long as the key's policy text is the same object;
-policies that read the encryption context get one entry per context.
+policies that read the encryption context get one entry per context, under its hash: the
+contexts themselves, 8 KiB each, would let one caller fill the memory.
 """
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -111,7 +113,7 @@ class Authorization:
             cached = self._compile(key)
         bound = b""
         if encryption_context and cached.compiled.depends_on_context:
-            bound = contexts.encode(encryption_context)
+            bound = hashlib.sha256(contexts.encode(encryption_context)).digest()
         entry = (principal, action, bound)
         verdict = cached.decisions.get(entry)
         if verdict is None:
