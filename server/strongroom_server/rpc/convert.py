@@ -34,6 +34,8 @@ from strongroom.kms.v1 import resources_pb2 as resources
 
 __all__ = [
     "alias_message",
+    "alias_name",
+    "check_crc32c",
     "context_of",
     "crc32c",
     "data_key_bytes",
@@ -83,8 +85,10 @@ def key_or_alias(field: str, text: str) -> KeyName | AliasName:
 
 def alias_name(parent: str, alias_id: str) -> AliasName:
     """Make the name of an alias; raise ArgumentInvalidError for a malformed one."""
+    # The parent is parsed by itself: it cannot bring a part of the alias along.
+    shard = region("parent", parent)
     try:
-        return AliasName.parse(f"{parent}/aliases/{alias_id}")
+        return AliasName.parse(f"regions/{shard}/aliases/{alias_id}")
     except ResourceNameError as exc:
         raise ArgumentInvalidError.of("alias_id", "resource_name", str(exc)) from exc
 
