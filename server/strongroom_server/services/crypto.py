@@ -14,6 +14,7 @@ from strongroom.receipts import Receipt
 from strongroom_server.domain import ciphertext
 from strongroom_server.domain.keys import Key, KeyVersionRef
 from strongroom_server.domain.policy import Action
+from strongroom_server.errors import StrongroomError
 from strongroom_server.services.caller import Caller
 from strongroom_server.services.key_access import KeyAccess, KeyOrAlias, Use
 from strongroom_server.services.records import Recorder, Trace
@@ -227,7 +228,14 @@ class CryptoService:
             return await target_shard.token.encrypt(ref, plaintext, target_aad, deadline=deadline)
 
         plaintext, first = await self._recorder.run(source_shard, caller, source.trace, use_source)
-        sealed, second = await self._recorder.run(target_shard, caller, target.trace, use_target)
+        try:
+            sealed, second = await self._recorder.run(
+                target_shard, caller, target.trace, use_target
+            )
+        except StrongroomError as error:
+            # The source was used and that is on record: the refusal says so too.
+            error.receipts = (first, *error.receipts)
+            raise
         return ReEncrypted(
             source_key_version=str(source_key.version_name(parsed.ref.version)),
             destination_key_version=str(target_key.version_name(ref.version)),
