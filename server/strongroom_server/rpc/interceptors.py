@@ -230,8 +230,12 @@ def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     for name, value in context.invocation_metadata() or ():
         if name == REQUEST_ID_HEADER and isinstance(value, str):
             # What is not plain text of sane length does not get into logs and records.
-            if 0 < len(value) <= MAX_REQUEST_ID_CHARACTERS and value.isascii():
-                return "".join(c for c in value if c.isprintable())
+            if (
+                0 < len(value) <= MAX_REQUEST_ID_CHARACTERS
+                and value.isascii()
+                and value.isprintable()
+            ):
+                return value
             break
     return str(uuid.uuid4())
 
