@@ -7,9 +7,11 @@ paths of files. This is the only module of the server that reads the environment
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
@@ -32,6 +34,10 @@ __all__ = [
     "TlsConfig",
     "load_config",
 ]
+
+
+_ENV_PREFIX: Final = "STRONGROOM_"
+_AUDIT_LOG_ENV_PREFIX: Final = "STRONGROOM_AUDITLOG_"  # another program's
 
 
 def _check_principal(text: str) -> str:
@@ -150,7 +156,7 @@ class Config(BaseSettings):
     """Everything that `strongroom serve` is told."""
 
     model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix="STRONGROOM_", env_nested_delimiter="__"
+        extra="forbid", frozen=True, env_prefix=_ENV_PREFIX, env_nested_delimiter="__"
     )
     _toml_file: ClassVar[Path | None] = None
 
@@ -184,10 +190,12 @@ def load_config(path: Path) -> Config:
 
     Raises:
         StartRefusedError: The file cannot be read, is not TOML, has unknown keys or values
-            out of range. The message lists every mistake.
+            out of range, or two shards share a region, store or spool; or the environment
+            names a section that is not there. The message lists every mistake.
     """
     if not path.is_file():
         raise StartRefusedError(f"{path}: no such configuration file; see `strongroom dev init`")
+    _check_environment(os.environ)
 
     class _FileConfig(Config):
         _toml_file = path
@@ -202,12 +210,26 @@ def load_config(path: Path) -> Config:
         raise StartRefusedError(
             f"{path}: mistakes in the configuration:\n" + "\n".join(lines)
         ) from exc
-    except ValueError as exc:  # tomllib.TOMLDecodeError
+    except (OSError, ValueError) as exc:  # not readable; tomllib.TOMLDecodeError
         raise StartRefusedError(f"{path}: {exc}") from exc
-    regions = [shard.region for shard in loaded.shards]
-    if len(set(regions)) != len(regions):
-        raise StartRefusedError(f"{path}: shards: a region is listed twice")
-    return _resolve_paths(loaded, path.parent)
+    config = _resolve_paths(loaded, path.parent)
+    # Two shards in one database or one spool would write over each other.
+    for name in ("region", "store", "spool"):
+        values = [str(getattr(shard, name)) for shard in config.shards]
+        if len(set(values)) != len(values):
+            raise StartRefusedError(f"{path}: shards: a {name} is listed twice")
+    return config
+
+
+def _check_environment(names: Iterable[str]) -> None:
+    """Refuse settings of sections that are not there; pydantic would pass over them."""
+    sections = {name.upper() for name in Config.model_fields}
+    for name in map(str.upper, names):
+        if not name.startswith(_ENV_PREFIX) or name.startswith(_AUDIT_LOG_ENV_PREFIX):
+            continue
+        section, divider, _ = name.removeprefix(_ENV_PREFIX).partition("__")
+        if divider and section not in sections:
+            raise StartRefusedError(f"environment: {name}: no section [{section.lower()}]")
 
 
 def _resolve_paths(config: Config, base: Path) -> Config:
