@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$strongroom/kms/v1/error_reason.proto\x12\x11strongroom.kms.v1*\x9e\x05\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x45RROR_REASON_ARGUMENT_INVALID\x10\x01\x12\"\n\x1e\x45RROR_REASON_CHECKSUM_MISMATCH\x10\x02\x12#\n\x1f\x45RROR_REASON_CIPHERTEXT_INVALID\x10\x03\x12\x1a\n\x16\x45RROR_REASON_WRONG_KEY\x10\x04\x12\x1f\n\x1b\x45RROR_REASON_POLICY_INVALID\x10\x05\x12\x1e\n\x1a\x45RROR_REASON_KEY_NOT_FOUND\x10\x06\x12\x1d\n\x19\x45RROR_REASON_ALIAS_EXISTS\x10\x07\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\x08\x12\x1d\n\x19\x45RROR_REASON_KEY_DISABLED\x10\t\x12\x1e\n\x1a\x45RROR_REASON_KEY_EXHAUSTED\x10\n\x12\x1d\n\x19\x45RROR_REASON_WRONG_REGION\x10\x0b\x12\x1e\n\x1a\x45RROR_REASON_POLICY_DENIED\x10\x0c\x12%\n!ERROR_REASON_PEER_UNAUTHENTICATED\x10\r\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x0e\x12 \n\x1c\x45RROR_REASON_HSM_UNAVAILABLE\x10\x0f\x12\"\n\x1e\x45RROR_REASON_SHARD_UNAVAILABLE\x10\x10\x12\"\n\x1e\x45RROR_REASON_AUDIT_UNAVAILABLE\x10\x11\x12\x1e\n\x1a\x45RROR_REASON_ETAG_MISMATCH\x10\x12\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x13\x42\x45\n\x15\x64\x65v.strongroom.kms.v1P\x01Z*strongroom.dev/gen/strongroom/kms/v1;kmsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$strongroom/kms/v1/error_reason.proto\x12\x11strongroom.kms.v1*\xc1\x05\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x45RROR_REASON_ARGUMENT_INVALID\x10\x01\x12\"\n\x1e\x45RROR_REASON_CHECKSUM_MISMATCH\x10\x02\x12#\n\x1f\x45RROR_REASON_CIPHERTEXT_INVALID\x10\x03\x12\x1a\n\x16\x45RROR_REASON_WRONG_KEY\x10\x04\x12\x1f\n\x1b\x45RROR_REASON_POLICY_INVALID\x10\x05\x12\x1e\n\x1a\x45RROR_REASON_KEY_NOT_FOUND\x10\x06\x12\x1d\n\x19\x45RROR_REASON_ALIAS_EXISTS\x10\x07\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\x08\x12\x1d\n\x19\x45RROR_REASON_KEY_DISABLED\x10\t\x12\x1e\n\x1a\x45RROR_REASON_KEY_EXHAUSTED\x10\n\x12\x1d\n\x19\x45RROR_REASON_WRONG_REGION\x10\x0b\x12\x1e\n\x1a\x45RROR_REASON_POLICY_DENIED\x10\x0c\x12%\n!ERROR_REASON_PEER_UNAUTHENTICATED\x10\r\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x0e\x12 \n\x1c\x45RROR_REASON_HSM_UNAVAILABLE\x10\x0f\x12\"\n\x1e\x45RROR_REASON_SHARD_UNAVAILABLE\x10\x10\x12\"\n\x1e\x45RROR_REASON_AUDIT_UNAVAILABLE\x10\x11\x12\x1e\n\x1a\x45RROR_REASON_ETAG_MISMATCH\x10\x12\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x13\x12!\n\x1d\x45RROR_REASON_RECORD_NOT_FOUND\x10\x14\x42\x45\n\x15\x64\x65v.strongroom.kms.v1P\x01Z*strongroom.dev/gen/strongroom/kms/v1;kmsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\025dev.strongroom.kms.v1P\001Z*strongroom.dev/gen/strongroom/kms/v1;kmsv1'
   _globals['_ERRORREASON']._serialized_start=60
-  _globals['_ERRORREASON']._serialized_end=730
+  _globals['_ERRORREASON']._serialized_end=765
 # @@protoc_insertion_point(module_scope)

@@ -62,6 +62,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED: the resource changed since it was read."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 19
     """INTERNAL: a fault in the service; its log has the details under the request id."""
+    ERROR_REASON_RECORD_NOT_FOUND: _ErrorReason.ValueType  # 20
+    """NOT_FOUND: no such record in the audit log, or not yet."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. ErrorInfo.reason carries the name without the prefix `ERROR_REASON_`."""
@@ -106,4 +108,6 @@ ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 18
 """ABORTED: the resource changed since it was read."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """INTERNAL: a fault in the service; its log has the details under the request id."""
+ERROR_REASON_RECORD_NOT_FOUND: ErrorReason.ValueType  # 20
+"""NOT_FOUND: no such record in the audit log, or not yet."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
