@@ -1,0 +1,294 @@
+"""What the fake service does: KeyService in memory. See testing.py for its limits.
+
+The rules are those of protos/strongroom/kms/v1/key_service.proto and docs/formats; the
+acceptance suite (tests/suites/kms_suite.py) runs over this and over the real service.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from strongroom import encryption_context as contexts
+from strongroom import resource_names
+from strongroom.kms.v1 import resources_pb2 as pb
+from strongroom.resource_names import AliasName, KeyName, KeyVersionName
+from strongroom_client._core import crc32c
+from strongroom_client.errors import (
+    AliasExistsError,
+    ArgumentInvalidError,
+    ChecksumMismatchError,
+    CiphertextInvalidError,
+    EtagMismatchError,
+    KeyDisabledError,
+    KeyNotFoundError,
+    WrongKeyError,
+    WrongRegionError,
+)
+
+__all__ = ["FakeKey", "FakeShards", "check_checksum", "check_size", "refuse"]
+
+BLOB_START: Final = b"\x01\x01"  # version 1, AES-256-GCM
+HEADER_BYTES: Final = 22
+MIN_BLOB_BYTES: Final = 51
+MAX_BLOB_BYTES: Final = 4146
+_ALIAS_ID: Final = re.compile(r"[a-zA-Z0-9_-]+(/[a-zA-Z0-9_-]+)*", re.ASCII)
+
+
+@dataclass(slots=True)
+class FakeKey:
+    """A key with its material, the first version at index 0."""
+
+    name: KeyName
+    description: str
+    creator: str
+    create_time: datetime
+    update_time: datetime
+    enabled: bool = True
+    revision: int = 1
+    materials: list[bytes] = field(default_factory=list, repr=False)
+    version_times: list[datetime] = field(default_factory=list)
+    uses: list[int] = field(default_factory=list)
+
+    def version_name(self, number: int) -> str:
+        """Return the resource name of version `number`."""
+        return str(KeyVersionName(self.name.region, self.name.key_id, number))
+
+    def add_version(self, material: bytes, now: datetime) -> None:
+        """Append a version and make it primary."""
+        self.materials.append(material)
+        self.version_times.append(now)
+        self.uses.append(0)
+
+    def to_proto(self) -> pb.Key:
+        """Return the key as the API shows it."""
+        key = pb.Key(
+            name=str(self.name),
+            spec=pb.KEY_SPEC_AES_256,
+            usage=pb.KEY_USAGE_ENCRYPT_DECRYPT,
+            state=pb.KEY_STATE_ENABLED if self.enabled else pb.KEY_STATE_DISABLED,
+            key_manager=pb.KEY_MANAGER_CUSTOMER,
+            description=self.description,
+            primary_version=self.version_name(len(self.materials)),
+            creator=self.creator,
+            etag=f"r{self.revision}",
+        )
+        key.create_time.FromDatetime(self.create_time)
+        key.update_time.FromDatetime(self.update_time)
+        return key
+
+    def version_to_proto(self, number: int) -> pb.KeyVersion:
+        """Return a version as the API shows it."""
+        version = pb.KeyVersion(
+            name=self.version_name(number),
+            number=number,
+            is_primary=number == len(self.materials),
+            reserved_uses=self.uses[number - 1],
+        )
+        version.create_time.FromDatetime(self.version_times[number - 1])
+        return version
+
+
+def refuse(field_name: str, rule: str, description: str) -> ArgumentInvalidError:
+    """Make the error for an argument that breaks its rule."""
+    return ArgumentInvalidError.of(field_name, rule, description)
+
+
+class FakeShards:
+    """Keys and aliases of all regions. Not thread-safe: its owner holds a lock."""
+
+    def __init__(
+        self,
+        *,
+        principal: str,
+        now: Callable[[], datetime],
+        random_bytes: Callable[[int], bytes],
+    ):
+        self.random_bytes = random_bytes
+        self._principal = principal
+        self._now = now
+        self._keys: dict[uuid.UUID, FakeKey] = {}
+        self._aliases: dict[AliasName, uuid.UUID] = {}
+
+    def create_key(self, region: str, description: str, *, dry: bool) -> FakeKey | None:
+        """Create a key; nothing when `dry`."""
+        _check_text("description", description, 8192)
+        if dry:
+            return None
+        now = self._now()
+        name = KeyName(region, uuid.UUID(bytes=self.random_bytes(16), version=4))
+        key = FakeKey(name, description, self._principal, now, now)
+        key.add_version(self.random_bytes(32), now)
+        self._keys[name.key_id] = key
+        return key
+
+    def keys_of(self, region: str) -> list[FakeKey]:
+        """Return the keys of a region, oldest first."""
+        return [key for key in self._keys.values() if key.name.region == region]
+
+    def find(self, text: str, field_name: str, hosted: tuple[str, ...]) -> FakeKey:
+        """Return the key that a name or alias stands for."""
+        try:
+            name = resource_names.parse_key_or_alias(text)
+        except resource_names.ResourceNameError as exc:
+            raise refuse(field_name, "string.pattern", str(exc)) from None
+        if name.region not in hosted:
+            raise WrongRegionError(
+                f"region {name.region} is not hosted here",
+                metadata={"region": name.region, "hostedRegions": ",".join(hosted)},
+            )
+        key_id = name.key_id if isinstance(name, KeyName) else self._aliases.get(name)
+        key = self._keys.get(key_id) if key_id is not None else None
+        if key is None or key.name.region != name.region:
+            raise KeyNotFoundError(f"no key {text}, or you may not see it")
+        return key
+
+    def find_exact(self, text: str, field_name: str, hosted: tuple[str, ...]) -> FakeKey:
+        """Return the key of a name; aliases are not taken."""
+        try:
+            KeyName.parse(text)
+        except resource_names.ResourceNameError as exc:
+            raise refuse(field_name, "string.pattern", str(exc)) from None
+        return self.find(text, field_name, hosted)
+
+    def set_enabled(self, key: FakeKey, etag: str, *, enabled: bool, dry: bool) -> None:
+        """Enable or disable; no change when it is so already."""
+        _check_etag(key, etag)
+        if not dry and key.enabled != enabled:
+            key.enabled = enabled
+            self._touch(key)
+
+    def rotate(self, key: FakeKey, etag: str, *, dry: bool) -> None:
+        """Add a primary version."""
+        _require_enabled(key)
+        _check_etag(key, etag)
+        if not dry:
+            key.add_version(self.random_bytes(32), self._now())
+            self._touch(key)
+
+    def create_alias(
+        self, region: str, alias_id: str, key: FakeKey, *, dry: bool
+    ) -> pb.Alias | None:
+        """Create an alias; nothing when `dry`."""
+        if len(alias_id) > resource_names.MAX_ALIAS_CHARACTERS or not _ALIAS_ID.fullmatch(alias_id):
+            raise refuse("alias_id", "string.pattern", "1 to 256 letters, digits, '_', '-', '/'")
+        if alias_id.startswith("service/"):
+            raise refuse("alias_id", "reserved", "service/ is reserved")
+        if key.name.region != region:
+            raise refuse("key", "region", "the key lives in another region")
+        name = AliasName(region, alias_id)
+        if name in self._aliases:
+            raise AliasExistsError(f"{name} exists")
+        if dry:
+            return None
+        self._aliases[name] = key.name.key_id
+        alias = pb.Alias(name=str(name), key=str(key.name))
+        alias.create_time.FromDatetime(self._now())
+        return alias
+
+    def encrypt(
+        self, key: FakeKey, plaintext: bytes, context: Mapping[str, str], *, dry: bool = False
+    ) -> bytes:
+        """Return a ciphertext blob; empty when `dry`."""
+        aad = _encode(context)
+        _require_enabled(key)
+        if dry:
+            return b""
+        number = len(key.materials)
+        key.uses[number - 1] += 1
+        header = BLOB_START + key.name.key_id.bytes + number.to_bytes(4, "big")
+        iv = self.random_bytes(12)
+        sealed = AESGCM(key.materials[number - 1]).encrypt(iv, plaintext, header + aad)
+        return header + iv + sealed
+
+    def decrypt(
+        self,
+        named: FakeKey | None,
+        blob: bytes,
+        context: Mapping[str, str],
+        *,
+        hosted: tuple[str, ...],
+        dry: bool = False,
+    ) -> tuple[FakeKey, int, bytes]:
+        """Return the key, the version's number and the plaintext, empty when `dry`."""
+        aad = _encode(context)
+        if not MIN_BLOB_BYTES <= len(blob) <= MAX_BLOB_BYTES or blob[:2] != BLOB_START:
+            raise _ciphertext_invalid()
+        key_id = uuid.UUID(bytes=blob[2:18])
+        number = int.from_bytes(blob[18:HEADER_BYTES], "big")
+        if named is not None:
+            if named.name.key_id != key_id:
+                raise WrongKeyError("the ciphertext was made with another key than the one named")
+            key = named
+        else:
+            found = self._keys.get(key_id)
+            if found is None or found.name.region not in hosted:
+                raise KeyNotFoundError("no key that made this ciphertext, or you may not see it")
+            key = found
+        _require_enabled(key)
+        if not 1 <= number <= len(key.materials):
+            raise _ciphertext_invalid()
+        if dry:
+            return key, number, b""
+        try:
+            plaintext = AESGCM(key.materials[number - 1]).decrypt(
+                blob[HEADER_BYTES : HEADER_BYTES + 12],
+                blob[HEADER_BYTES + 12 :],
+                blob[:HEADER_BYTES] + aad,
+            )
+        except InvalidTag:
+            raise _ciphertext_invalid() from None
+        return key, number, plaintext
+
+    def _touch(self, key: FakeKey) -> None:
+        key.revision += 1
+        key.update_time = self._now()
+
+
+def check_checksum(field_name: str, data: bytes, expected: int | None) -> bool:
+    """Check a request's checksum; say whether there was one."""
+    if expected is None:
+        return False
+    if crc32c(data) != expected:
+        raise ChecksumMismatchError(f"{field_name}: the CRC32C does not match")
+    return True
+
+
+def check_size(field_name: str, data: bytes, most: int) -> None:
+    """Require 1 to `most` bytes."""
+    if not 1 <= len(data) <= most:
+        raise refuse(field_name, "bytes.len", f"1 to {most:,} bytes")
+
+
+def _check_text(field_name: str, text: str, most: int) -> None:
+    if len(text) > most:
+        raise refuse(field_name, "string.max_len", f"at most {most:,} characters")
+
+
+def _check_etag(key: FakeKey, etag: str) -> None:
+    _check_text("etag", etag, 64)
+    if etag and etag != f"r{key.revision}":
+        raise EtagMismatchError(f"{key.name} changed since it was read; read it again")
+
+
+def _require_enabled(key: FakeKey) -> None:
+    if not key.enabled:
+        raise KeyDisabledError(f"{key.name} is disabled")
+
+
+def _encode(context: Mapping[str, str]) -> bytes:
+    try:
+        return contexts.encode(context)
+    except contexts.EncryptionContextError as exc:
+        raise refuse("encryption_context", "encryption_context", str(exc)) from None
+
+
+def _ciphertext_invalid() -> CiphertextInvalidError:
+    return CiphertextInvalidError("the ciphertext is not valid for this key and encryption context")

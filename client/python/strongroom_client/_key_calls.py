@@ -1,0 +1,183 @@
+"""Operations that make, show and change keys."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TypeAlias, TypeVar
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from strongroom.kms.v1 import key_service_pb2 as rpc
+from strongroom.kms.v1 import resources_pb2 as pb
+from strongroom.receipts import Receipt
+from strongroom_client._core import (
+    Call,
+    Operation,
+    ask,
+    parse_key_name,
+    parse_name,
+    parse_region,
+)
+from strongroom_client.errors import ResponseInvalidError
+from strongroom_client.results import (
+    Alias,
+    Key,
+    KeyManager,
+    KeySpec,
+    KeyState,
+    KeyUsage,
+    KeyVersion,
+    RotatedKey,
+)
+
+__all__ = [
+    "Page",
+    "create_alias",
+    "create_key",
+    "disable_key",
+    "enable_key",
+    "get_key",
+    "list_key_versions",
+    "list_keys",
+    "rotate_key",
+]
+
+T = TypeVar("T")
+#: The items of a page, and the token of the next one; empty on the last.
+Page: TypeAlias = tuple[tuple[T, ...], str]
+
+_SPECS = {pb.KEY_SPEC_AES_256: KeySpec.AES_256}
+_USAGES = {pb.KEY_USAGE_ENCRYPT_DECRYPT: KeyUsage.ENCRYPT_DECRYPT}
+_STATES = {
+    pb.KEY_STATE_ENABLED: KeyState.ENABLED,
+    pb.KEY_STATE_DISABLED: KeyState.DISABLED,
+}
+_MANAGERS = {pb.KEY_MANAGER_CUSTOMER: KeyManager.CUSTOMER}
+
+
+def create_key(region: str, *, description: str, policy: str, request_id: str) -> Operation[Key]:
+    """Create a key in `region`."""
+    parent = parse_region(region)
+    request = rpc.CreateKeyRequest(
+        parent=str(parent), description=description, policy=policy, request_id=request_id
+    )
+    answer, receipts = yield from ask(Call(region, "CreateKey", request), rpc.CreateKeyResponse)
+    return _key(answer.key, receipts)
+
+
+def get_key(name: str) -> Operation[Key]:
+    """Describe a key, named by itself or by an alias."""
+    parsed = parse_name("name", name)
+    request = rpc.GetKeyRequest(name=name)
+    answer, receipts = yield from ask(Call(parsed.region, "GetKey", request), rpc.GetKeyResponse)
+    return _key(answer.key, receipts)
+
+
+def list_keys(region: str, page_token: str, page_size: int) -> Operation[Page[Key]]:
+    """Return one page of the keys of `region`."""
+    parent = parse_region(region)
+    request = rpc.ListKeysRequest(parent=str(parent), page_size=page_size, page_token=page_token)
+    answer, receipts = yield from ask(Call(region, "ListKeys", request), rpc.ListKeysResponse)
+    return tuple(_key(key, receipts) for key in answer.keys), answer.next_page_token
+
+
+def list_key_versions(key: str, page_token: str, page_size: int) -> Operation[Page[KeyVersion]]:
+    """Return one page of the versions of `key`."""
+    parsed = parse_key_name("key", key)
+    request = rpc.ListKeyVersionsRequest(parent=key, page_size=page_size, page_token=page_token)
+    answer, receipts = yield from ask(
+        Call(parsed.region, "ListKeyVersions", request), rpc.ListKeyVersionsResponse
+    )
+    versions = tuple(_key_version(version, receipts) for version in answer.key_versions)
+    return versions, answer.next_page_token
+
+
+def enable_key(key: str, *, etag: str, request_id: str) -> Operation[Key]:
+    """Let a disabled key be used again."""
+    parsed = parse_key_name("key", key)
+    request = rpc.EnableKeyRequest(name=key, etag=etag, request_id=request_id)
+    answer, receipts = yield from ask(
+        Call(parsed.region, "EnableKey", request), rpc.EnableKeyResponse
+    )
+    return _same_key(key, _key(answer.key, receipts))
+
+
+def disable_key(key: str, *, etag: str, request_id: str) -> Operation[Key]:
+    """Stop every use of a key."""
+    parsed = parse_key_name("key", key)
+    request = rpc.DisableKeyRequest(name=key, etag=etag, request_id=request_id)
+    answer, receipts = yield from ask(
+        Call(parsed.region, "DisableKey", request), rpc.DisableKeyResponse
+    )
+    return _same_key(key, _key(answer.key, receipts))
+
+
+def rotate_key(key: str, *, etag: str, request_id: str) -> Operation[RotatedKey]:
+    """Make a new primary version."""
+    parsed = parse_key_name("key", key)
+    request = rpc.RotateKeyRequest(name=key, etag=etag, request_id=request_id)
+    answer, receipts = yield from ask(
+        Call(parsed.region, "RotateKey", request), rpc.RotateKeyResponse
+    )
+    return RotatedKey(
+        key=_same_key(key, _key(answer.key, receipts)),
+        key_version=_key_version(answer.key_version, receipts),
+        receipts=receipts,
+    )
+
+
+def create_alias(region: str, *, alias_id: str, key: str, request_id: str) -> Operation[Alias]:
+    """Give `key` a second name."""
+    parent = parse_region(region)
+    parse_key_name("key", key)
+    request = rpc.CreateAliasRequest(
+        parent=str(parent), alias_id=alias_id, key=key, request_id=request_id
+    )
+    answer, receipts = yield from ask(Call(region, "CreateAlias", request), rpc.CreateAliasResponse)
+    return Alias(
+        name=answer.alias.name,
+        key=answer.alias.key,
+        create_time=_time(answer.alias.create_time),
+        receipts=receipts,
+    )
+
+
+def _same_key(asked: str, key: Key) -> Key:
+    if key.name != asked:
+        raise ResponseInvalidError(f"asked for {asked}, the answer is about {key.name}")
+    return key
+
+
+def _key(key: pb.Key, receipts: tuple[Receipt, ...]) -> Key:
+    return Key(
+        name=key.name,
+        spec=_SPECS.get(key.spec, KeySpec.UNKNOWN),
+        usage=_USAGES.get(key.usage, KeyUsage.UNKNOWN),
+        state=_STATES.get(key.state, KeyState.UNKNOWN),
+        key_manager=_MANAGERS.get(key.key_manager, KeyManager.UNKNOWN),
+        description=key.description,
+        primary_version=key.primary_version,
+        creator=key.creator,
+        create_time=_time(key.create_time),
+        update_time=_time(key.update_time),
+        etag=key.etag,
+        receipts=receipts,
+    )
+
+
+def _key_version(version: pb.KeyVersion, receipts: tuple[Receipt, ...]) -> KeyVersion:
+    return KeyVersion(
+        name=version.name,
+        number=version.number,
+        is_primary=version.is_primary,
+        create_time=_time(version.create_time),
+        reserved_uses=version.reserved_uses,
+        receipts=receipts,
+    )
+
+
+def _time(timestamp: Timestamp) -> datetime:
+    try:
+        return timestamp.ToDatetime(tzinfo=UTC)
+    except ValueError as exc:
+        raise ResponseInvalidError("the answer has an impossible time") from exc

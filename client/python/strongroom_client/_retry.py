@@ -1,0 +1,78 @@
+"""When a call is sent again, and when an operation gives up. Pure: time comes in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from strongroom_client._core import Call
+from strongroom_client.errors import (
+    DeadlineExceededError,
+    OverloadedError,
+    StrongroomError,
+    UnavailableError,
+)
+
+__all__ = ["Attempts"]
+
+FIRST_DELAY_SECONDS: Final = 0.05
+MAX_DELAY_SECONDS: Final = 1.0
+
+
+class Attempts:
+    """The attempts of one call.
+
+    Only UNAVAILABLE and RESOURCE_EXHAUSTED are tried again: the service answers them
+    before it has done anything, or the change carries a request id that makes the repeat
+    safe. The delay has full jitter, so that clients do not come back all at once.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        *,
+        now: float,
+        deadline: float,
+        max_attempts: int,
+        uniform: Callable[[float, float], float],
+    ):
+        """Plan the attempts of `call`.
+
+        Args:
+            call: What is called.
+            now: The clock, in seconds.
+            deadline: When the whole operation must be over, on the same clock.
+            max_attempts: The client's limit.
+            uniform: Returns a random number between two.
+        """
+        self._region = call.region
+        self._deadline = now + (deadline - now) * call.time_share
+        self._left = min(max_attempts, call.max_attempts or max_attempts)
+        self._uniform = uniform
+        self._delay = FIRST_DELAY_SECONDS
+
+    def start(self, now: float) -> float:
+        """Begin an attempt; return how many seconds it may take.
+
+        Raises:
+            DeadlineExceededError: No time is left.
+        """
+        self._left -= 1
+        remaining = self._deadline - now
+        if remaining <= 0:
+            raise DeadlineExceededError(f"region {self._region}: no time left")
+        return remaining
+
+    def delay_after(self, error: StrongroomError, now: float) -> float:
+        """Return how many seconds to wait before the next attempt.
+
+        Raises:
+            StrongroomError: `error` itself, when there is no next attempt.
+        """
+        if self._left <= 0 or not isinstance(error, (UnavailableError, OverloadedError)):
+            raise error
+        delay = (error.retry_after_seconds or 0.0) + self._uniform(0.0, self._delay)
+        self._delay = min(2 * self._delay, MAX_DELAY_SECONDS)
+        if now + delay >= self._deadline:
+            raise error
+        return delay

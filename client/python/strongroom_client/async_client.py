@@ -1,0 +1,267 @@
+"""`AsyncKmsClient`: the key service, call by call, for asyncio."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import Self
+
+from strongroom_client import _crypto_calls, _key_calls
+from strongroom_client._drivers import AsyncDriver, Limits
+from strongroom_client._transport import AsyncGrpcTransport
+from strongroom_client.options import ClientOptions
+from strongroom_client.results import (
+    Alias,
+    DecryptResult,
+    EncryptResult,
+    GeneratedDataKey,
+    Key,
+    KeyVersion,
+    RandomBytes,
+    ReEncryptResult,
+    RotatedKey,
+    WrappedDataKey,
+)
+
+__all__ = ["AsyncKmsClient"]
+
+
+class AsyncKmsClient:
+    """Calls the key service. The region in a name picks the endpoint.
+
+    Every method raises a subclass of StrongroomError when the service refuses or cannot
+    be reached; the class says why. `encryption_context` is never optional: say ``{}`` when
+    there is none. It is not secret; it must be the same for decryption.
+
+    Calls that change something carry a request id, so that a retry never changes it
+    twice. Give your own to make a repeat safe across restarts of your program.
+
+    Thread safety: one event loop.
+
+    Attributes:
+        regions: The regions with endpoints, the preferred one first.
+        driver: Internal to the SDK.
+    """
+
+    regions: tuple[str, ...]
+    driver: AsyncDriver
+
+    def __init__(self, options: ClientOptions):
+        """Make a client; it connects on its first call."""
+        limits = Limits(options.timeout_seconds, options.max_attempts)
+        self.driver = AsyncDriver(AsyncGrpcTransport(options), limits)
+        self.regions = options.regions
+
+    @classmethod
+    def over(cls, driver: AsyncDriver, regions: tuple[str, ...]) -> Self:
+        """Make a client over another driver, such as a fake's; internal to the SDK."""
+        client = cls.__new__(cls)
+        client.driver = driver
+        client.regions = regions
+        return client
+
+    def with_timeout(self, timeout_seconds: float) -> Self:
+        """Return a client with another time limit per operation, over the same connections."""
+        limits = Limits(timeout_seconds, self.driver.limits.max_attempts)
+        return self.over(self.driver.with_limits(limits), self.regions)
+
+    async def close(self) -> None:
+        """Close the connections; later calls raise ClientClosedError."""
+        await self.driver.transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def create_key(
+        self,
+        region: str,
+        *,
+        description: str = "",
+        policy: str = "",
+        request_id: str | None = None,
+    ) -> Key:
+        """Create a key, an AES-256 key in the HSM of `region`.
+
+        Args:
+            region: Its home, such as ``eu-1``.
+            description: Words for people, at most 8,192 characters. Never secret.
+            policy: Cedar policy set, at most 32,768 bytes. Without one, you and the
+                deployment's administrators may do everything.
+            request_id: A UUID; a repeat with it returns the first answer.
+
+        Raises:
+            PolicyInvalidError: The policy does not parse, or locks everybody out.
+            RequestIdReusedError: `request_id` was used with another request.
+        """
+        return await self.driver.run(
+            _key_calls.create_key(
+                region,
+                description=description,
+                policy=policy,
+                request_id=request_id or str(uuid.uuid4()),
+            )
+        )
+
+    async def get_key(self, name: str) -> Key:
+        """Describe a key, named by itself or by an alias."""
+        return await self.driver.run(_key_calls.get_key(name))
+
+    async def list_keys(self, region: str, *, page_size: int = 100) -> AsyncIterator[Key]:
+        """Yield the keys of `region` that you may see, oldest first, page by page."""
+        token = ""
+        while True:
+            keys, token = await self.driver.run(_key_calls.list_keys(region, token, page_size))
+            for key in keys:
+                yield key
+            if not token:
+                return
+
+    async def enable_key(self, key: str, *, etag: str = "", request_id: str | None = None) -> Key:
+        """Let a disabled key be used again.
+
+        Args:
+            key: Name of the key; aliases are not taken.
+            etag: When given, the key must not have changed since.
+            request_id: A UUID; a repeat with it returns the first answer.
+
+        Raises:
+            EtagMismatchError: The key changed.
+        """
+        request_id = request_id or str(uuid.uuid4())
+        return await self.driver.run(_key_calls.enable_key(key, etag=etag, request_id=request_id))
+
+    async def disable_key(self, key: str, *, etag: str = "", request_id: str | None = None) -> Key:
+        """Stop every use of a key until it is enabled again. Arguments as for `enable_key`."""
+        request_id = request_id or str(uuid.uuid4())
+        return await self.driver.run(_key_calls.disable_key(key, etag=etag, request_id=request_id))
+
+    async def rotate_key(
+        self, key: str, *, etag: str = "", request_id: str | None = None
+    ) -> RotatedKey:
+        """Make a new primary version; older versions go on decrypting. As for `enable_key`."""
+        request_id = request_id or str(uuid.uuid4())
+        return await self.driver.run(_key_calls.rotate_key(key, etag=etag, request_id=request_id))
+
+    async def list_key_versions(
+        self, key: str, *, page_size: int = 100
+    ) -> AsyncIterator[KeyVersion]:
+        """Yield the versions of a key, oldest first, page by page."""
+        token = ""
+        while True:
+            versions, token = await self.driver.run(
+                _key_calls.list_key_versions(key, token, page_size)
+            )
+            for version in versions:
+                yield version
+            if not token:
+                return
+
+    async def create_alias(
+        self, region: str, *, alias_id: str, key: str, request_id: str | None = None
+    ) -> Alias:
+        """Give a key a second name.
+
+        Args:
+            region: Home of the key, and so of the alias.
+            alias_id: Alias without prefix, such as ``payments/card-data``.
+            key: Name of the key.
+            request_id: A UUID; a repeat with it returns the first answer.
+
+        Raises:
+            AliasExistsError: The alias exists.
+        """
+        request_id = request_id or str(uuid.uuid4())
+        return await self.driver.run(
+            _key_calls.create_alias(region, alias_id=alias_id, key=key, request_id=request_id)
+        )
+
+    async def encrypt(
+        self, key: str, plaintext: bytes, *, encryption_context: Mapping[str, str]
+    ) -> EncryptResult:
+        """Encrypt 1 to 4,096 bytes inside the HSM; for more, use `AsyncEnvelopeClient`."""
+        return await self.driver.run(
+            _crypto_calls.encrypt(key, plaintext, encryption_context=encryption_context)
+        )
+
+    async def decrypt(
+        self, key: str, ciphertext: bytes, *, encryption_context: Mapping[str, str]
+    ) -> DecryptResult:
+        """Decrypt what `key`, and no other key, encrypted.
+
+        Raises:
+            CiphertextInvalidError: It cannot be decrypted; tag, context or format.
+            WrongKeyError: Another key made it.
+        """
+        return await self.driver.run(
+            _crypto_calls.decrypt(key, ciphertext, encryption_context=encryption_context)
+        )
+
+    async def decrypt_with_any_key(
+        self, region: str, ciphertext: bytes, *, encryption_context: Mapping[str, str]
+    ) -> DecryptResult:
+        """Decrypt with whichever key the ciphertext names, of those that you may use.
+
+        Prefer `decrypt`: it refuses a ciphertext that somebody made with a key of theirs.
+        """
+        return await self.driver.run(
+            _crypto_calls.decrypt_with_any_key(
+                region, ciphertext, encryption_context=encryption_context
+            )
+        )
+
+    async def re_encrypt(
+        self,
+        ciphertext: bytes,
+        *,
+        source_key: str,
+        source_encryption_context: Mapping[str, str],
+        destination_key: str,
+        destination_encryption_context: Mapping[str, str],
+    ) -> ReEncryptResult:
+        """Decrypt and encrypt inside the service, under another key, version or context.
+
+        Raises:
+            WrongRegionError: No server hosts both keys' shards.
+        """
+        return await self.driver.run(
+            _crypto_calls.re_encrypt(
+                ciphertext,
+                source_key=source_key,
+                source_encryption_context=source_encryption_context,
+                destination_key=destination_key,
+                destination_encryption_context=destination_encryption_context,
+            )
+        )
+
+    async def generate_data_key(
+        self, key: str, *, encryption_context: Mapping[str, str], number_of_bytes: int = 32
+    ) -> GeneratedDataKey:
+        """Make a data key of 1 to 1,024 bytes: in the clear, and wrapped under `key`."""
+        return await self.driver.run(
+            _crypto_calls.generate_data_key(
+                key, encryption_context=encryption_context, number_of_bytes=number_of_bytes
+            )
+        )
+
+    async def generate_data_key_without_plaintext(
+        self, key: str, *, encryption_context: Mapping[str, str], number_of_bytes: int = 32
+    ) -> WrappedDataKey:
+        """Make a data key of 1 to 1,024 bytes, wrapped under `key` only."""
+        return await self.driver.run(
+            _crypto_calls.generate_data_key_without_plaintext(
+                key, encryption_context=encryption_context, number_of_bytes=number_of_bytes
+            )
+        )
+
+    async def generate_random(self, region: str, number_of_bytes: int) -> RandomBytes:
+        """Return 1 to 1,024 random bytes from the HSM of `region`."""
+        return await self.driver.run(_crypto_calls.generate_random(region, number_of_bytes))

@@ -1,0 +1,165 @@
+"""What the clients return: plain frozen dataclasses, no protobuf.
+
+`receipts` says where the records of the call stand in the audit log
+(docs/formats/receipt-v1.md). It does not count when results are compared.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from strongroom.receipts import Receipt
+from strongroom_client.secret_bytes import SecretBytes
+
+__all__ = [
+    "Alias",
+    "DecryptResult",
+    "EncryptResult",
+    "GeneratedDataKey",
+    "Key",
+    "KeyManager",
+    "KeySpec",
+    "KeyState",
+    "KeyUsage",
+    "KeyVersion",
+    "RandomBytes",
+    "ReEncryptResult",
+    "RotatedKey",
+    "WrappedDataKey",
+]
+
+
+class KeySpec(enum.StrEnum):
+    """What the material of a key is; UNKNOWN for what a newer service says."""
+
+    UNKNOWN = "UNKNOWN"
+    AES_256 = "AES_256"
+
+
+class KeyUsage(enum.StrEnum):
+    """What a key may be used for; UNKNOWN for what a newer service says."""
+
+    UNKNOWN = "UNKNOWN"
+    ENCRYPT_DECRYPT = "ENCRYPT_DECRYPT"
+
+
+class KeyState(enum.StrEnum):
+    """Whether a key can be used; UNKNOWN for what a newer service says."""
+
+    UNKNOWN = "UNKNOWN"
+    ENABLED = "ENABLED"
+    DISABLED = "DISABLED"
+
+
+class KeyManager(enum.StrEnum):
+    """Who is responsible for a key; UNKNOWN for what a newer service says."""
+
+    UNKNOWN = "UNKNOWN"
+    CUSTOMER = "CUSTOMER"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """A key. `name` and `primary_version` are resource names, times are aware and UTC."""
+
+    name: str
+    spec: KeySpec
+    usage: KeyUsage
+    state: KeyState
+    key_manager: KeyManager
+    description: str
+    primary_version: str
+    creator: str
+    create_time: datetime
+    update_time: datetime
+    etag: str
+    receipts: tuple[Receipt, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyVersion:
+    """One version of a key. `reserved_uses` bounds its encryptions from above."""
+
+    name: str
+    number: int
+    is_primary: bool
+    create_time: datetime
+    reserved_uses: int
+    receipts: tuple[Receipt, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alias:
+    """A second name of a key."""
+
+    name: str
+    key: str
+    create_time: datetime
+    receipts: tuple[Receipt, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotatedKey:
+    """A key after its rotation, and its new primary version."""
+
+    key: Key
+    key_version: KeyVersion
+    receipts: tuple[Receipt, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncryptResult:
+    """A ciphertext blob, and the name of the key version that made it."""
+
+    key_version: str
+    ciphertext: bytes
+    receipts: tuple[Receipt, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecryptResult:
+    """A plaintext. When not `used_primary`, the key was rotated since: consider ReEncrypt."""
+
+    key_version: str
+    plaintext: bytes = field(repr=False)
+    used_primary: bool
+    receipts: tuple[Receipt, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReEncryptResult:
+    """The new ciphertext blob, and the names of the two key versions."""
+
+    source_key_version: str
+    destination_key_version: str
+    ciphertext: bytes
+    receipts: tuple[Receipt, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedDataKey:
+    """A data key. Use `plaintext_data_key`, wipe it; store `wrapped_data_key` beside the data."""
+
+    key_version: str
+    plaintext_data_key: SecretBytes
+    wrapped_data_key: bytes
+    receipts: tuple[Receipt, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrappedDataKey:
+    """A data key that nobody has seen yet: Decrypt it where it is needed."""
+
+    key_version: str
+    wrapped_data_key: bytes
+    receipts: tuple[Receipt, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomBytes:
+    """Random bytes from an HSM; wipe them when they become a key."""
+
+    random: SecretBytes
+    receipts: tuple[Receipt, ...] = field(default=(), compare=False)
