@@ -57,7 +57,10 @@ _SEGMENT_NAME: Final = re.compile(r"([0-9]{20})\.seg")
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """The state of the spool after its last durable record."""
+    """The state of the spool after its last durable record.
+
+    `cut_bytes` is the torn tail that was dropped.
+    """
 
     epoch: int
     acknowledged: int
@@ -65,6 +68,7 @@ class Recovered:
     chain: bytes
     outbox_id: int
     spans: list[SegmentSpan]
+    cut_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +190,7 @@ def recover_spool(directory: Path, region: str, journal: Journal) -> Recovered |
         previous.chain,
         previous.scan.outbox_id,
         spans,
+        len(previous.data) - previous.scan.end,
     )
 
 

@@ -137,6 +137,13 @@ class Spool:
         opened = await asyncio.to_thread(
             open_spool, directory, region, epoch, Journal(directory, segment_bytes=segment_bytes)
         )
+        if opened.recovered.cut_bytes:
+            _log.warning(
+                "audit_spool_tail_cut",
+                region=region,
+                last_sequence=opened.recovered.last_sequence,
+                cut_bytes=opened.recovered.cut_bytes,
+            )
         spool = cls(opened, region, limit_bytes=limit_bytes)
         await spool.durable.measure()
         return spool
