@@ -237,9 +237,9 @@ class KeyStore(Protocol):
     """One shard's metadata.
 
     Reads are synchronous and come from memory; they include every change committed by
-    this process, and those of other processes within one second. Writes are durable on
-    return (SQLite WAL, synchronous=FULL) and raise ShardUnavailableError when the
-    database fails.
+    this process, and those of other processes within one second; when that cannot be
+    promised they raise ShardUnavailableError. Writes are durable on return (SQLite WAL,
+    synchronous=FULL) and raise ShardUnavailableError when the database fails.
     """
 
     def find_key(self, key_id: uuid.UUID) -> Key | None:
@@ -264,15 +264,20 @@ class KeyStore(Protocol):
         Raises:
             EtagMismatchError: The key's revision is not the expected one.
             AliasExistsError: The alias exists.
-            RequestIdReusedError: The memo's request id was taken meanwhile.
+            KeyNotFoundError: The alias' key does not exist.
+            RequestIdReusedError: The memo's request id was taken meanwhile; told before
+                any of the others.
         """
         ...
 
     async def reserve_uses(self, ref: KeyVersionRef, uses: int) -> int:
-        """Reserve `uses` encryptions; return the version's new reserved total.
+        """Reserve `uses` (1 or more) encryptions; return the version's new reserved total.
 
         Durable on return: what was reserved and not used before a crash is never
-        handed out again.
+        handed out again. The key's revision stays.
+
+        Raises:
+            KeyExhaustedError: The total would pass 2^32 (SP 800-38D, 8.3).
         """
         ...
 
