@@ -148,6 +148,8 @@ async def test_a_directory_in_its_place_is_refused(tmp_path: Path) -> None:
         "UPDATE shard_meta SET change_number = 0",
         "UPDATE shard_meta SET last_outbox_id = 0",
         "DELETE FROM shard_meta",
+        "INSERT INTO alembic_version VALUES ('0000')",
+        "UPDATE keys SET description = CAST(x'ff' AS TEXT)",
         "DROP TABLE policies",
         "PRAGMA journal_mode = DELETE",
     ],

@@ -315,3 +315,21 @@ async def test_a_closed_store_says_so(store: SqliteKeyStore) -> None:
         await store.commit(creation(make_key()))
     with pytest.raises(ShardUnavailableError, match="closed"):
         await store.find_memo("p", "m", "r")
+
+
+async def test_a_full_database_refuses_a_change_whole_and_recovers(store: SqliteKeyStore) -> None:
+    """SQLITE_FULL in the middle of a change leaves nothing of it, and is not for ever."""
+    kept, refused = make_key(), make_key(description="x" * 8192)
+    await store.commit(creation(kept))
+    await store._writer.run(
+        lambda connection: connection.exec_driver_sql("PRAGMA max_page_count = 1").scalar_one()
+    )
+    with pytest.raises(ShardUnavailableError):
+        for number in range(100):
+            await store.commit(creation(refused, make_memo(f"r-{number}")))
+    assert store.find_key(refused.key_id) is None
+    assert list(store.list_keys(after=None)) == [kept]
+    memo = make_memo("r-0")
+    assert await store.find_memo(memo.principal, memo.method, memo.request_id) is None
+    # The failed connection was thrown away, and with it the limit.
+    assert await store.commit(creation(refused, memo)) == 2

@@ -14,6 +14,8 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from strongroom_server.store.digests import StoreDamagedError
+
 __all__ = ["DatabaseClosedError", "DatabaseThread", "SqliteConnection"]
 
 BUSY_TIMEOUT_SECONDS: Final = 2.0  # how long another process' transaction is waited for
@@ -52,13 +54,20 @@ class SqliteConnection:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """Run a block in a transaction: committed at its end, rolled back when it raises."""
-        if self._connection is None:
-            self._connection = self._engine.connect()
-        connection = self._connection
+        """Run a block in a transaction: committed at its end, rolled back when it raises.
+
+        Raises:
+            StoreDamagedError: The driver met a text that is not UTF-8.
+        """
         try:
-            with connection.begin():
-                yield connection
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            with self._connection.begin():
+                yield self._connection
+        except UnicodeDecodeError as exc:
+            # The driver could not even say what is wrong, or how a column is called.
+            self.close()
+            raise StoreDamagedError("a text in the database is not UTF-8") from exc
         except (SQLAlchemyError, sqlite3.Error):
             # After a failed write or fsync nothing is known about this connection's state.
             self.close()
@@ -124,19 +133,22 @@ class DatabaseThread:
 def _build_engine(path: Path, *, writes: bool) -> Engine:
     # mode=rw: a database that is missing is an error and never an empty new one.
     uri = f"{path.absolute().as_uri()}?mode=rw"
+    pragmas = _PRAGMAS if writes else (*_PRAGMAS, "query_only = ON")
 
     def open_file() -> sqlite3.Connection:
         # isolation_level=None: the driver begins no transactions behind our back.
-        return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None
+        )
+        try:
+            for pragma in pragmas:
+                connection.execute(f"PRAGMA {pragma}")
+        except BaseException:  # whatever it is, the file must not stay open; re-raised
+            connection.close()
+            raise
+        return connection
 
     engine = create_engine("sqlite://", creator=open_file, poolclass=NullPool)
-
-    @event.listens_for(engine, "connect")
-    def set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
-        for pragma in _PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}")
-        if not writes:
-            connection.execute("PRAGMA query_only = ON")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Final
 
 from strongroom_server.domain.keys import Alias, Key
 from strongroom_server.ports import RequestMemo
@@ -28,6 +29,8 @@ __all__ = [
     "meta_digest",
     "outbox_digest",
 ]
+
+_JSON: Final = json.JSONEncoder(separators=(",", ":"))
 
 
 class StoreDamagedError(Exception):
@@ -98,4 +101,4 @@ def meta_digest(*, region: str, change_number: int, last_outbox_id: int, create_
 
 def _digest(*fields: object) -> bytes:
     # A JSON array keeps neighbours apart: "ab", "c" and "a", "bc" differ.
-    return hashlib.sha256(json.dumps(fields, separators=(",", ":")).encode("ascii")).digest()
+    return hashlib.sha256(_JSON.encode(fields).encode("ascii")).digest()

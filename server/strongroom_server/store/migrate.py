@@ -10,6 +10,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection
 
 __all__ = ["SchemaUnknownError", "is_current", "upgrade"]
@@ -30,7 +31,10 @@ def is_current(connection: Connection) -> bool:
         SchemaUnknownError: It is of a later program, or the database has none.
     """
     scripts = ScriptDirectory.from_config(_config())
-    revision = MigrationContext.configure(connection).get_current_revision()
+    try:
+        revision = MigrationContext.configure(connection).get_current_revision()
+    except CommandError as exc:  # more than one
+        raise SchemaUnknownError("its schema is not one that Strongroom makes") from exc
     if revision is None:
         raise SchemaUnknownError("it has no Strongroom schema")
     known = {script.revision for script in scripts.walk_revisions()}
