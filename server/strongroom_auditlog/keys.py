@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 from strongroom_auditlog.checkpoint import Signer, VerifierKey
 from strongroom_auditlog.errors import CheckpointInvalidError, StartRefusedError
 
-__all__ = ["create_signing_key", "load_signer", "load_verifier_key"]
+__all__ = ["create_signing_key", "load_signer", "load_verifier_key", "write_verifier_key"]
 
 
 def create_signing_key(*, origin: str, private_key_file: Path, verifier_key_file: Path) -> Signer:
@@ -42,8 +42,26 @@ def create_signing_key(*, origin: str, private_key_file: Path, verifier_key_file
         raise StartRefusedError(str(exc)) from exc
     pem = private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     _create(private_key_file, pem, mode=0o600)
-    _create(verifier_key_file, f"{signer.verifier_key}\n".encode(), mode=0o644)
+    write_verifier_key(verifier_key_file, signer.verifier_key)
     return signer
+
+
+def write_verifier_key(path: Path, key: VerifierKey) -> None:
+    """Write `key` to `path`, unless it is there already.
+
+    Raises:
+        StartRefusedError: Another key is there.
+        OSError: The file cannot be written.
+    """
+    if not path.exists():
+        _create(path, f"{key}\n".encode(), mode=0o644)
+        return
+    try:
+        present = load_verifier_key(path)
+    except CheckpointInvalidError as exc:
+        raise StartRefusedError(str(exc)) from exc
+    if present != key:
+        raise StartRefusedError(f"{path}: is not the verifier key of the private key")
 
 
 def load_signer(*, origin: str, private_key_file: Path) -> Signer:

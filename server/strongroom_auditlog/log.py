@@ -31,7 +31,6 @@ from strongroom_auditlog.records import Position, Run, parse_position
 from strongroom_auditlog.state import OwnerLock, State
 from strongroom_auditlog.tiles import (
     CHECKPOINT,
-    TILE_WIDTH,
     LogFiles,
     remove_partials,
     write_files,
@@ -235,17 +234,16 @@ class AuditLog:
         return leaf
 
     def holds(self, position: Position, record: bytes) -> bool:
-        """Whether exactly `record` is in the log at `position`.
+        """Whether exactly `record`, which says that it is at `position`, is in the log.
 
         Raises:
             VerificationError: The log's files do not have what the index says.
         """
-        leaf = self.find(position)
-        if leaf is None:
+        size = self._published.size
+        leaf = self._state.find_leaf(position)
+        if leaf is None or leaf >= size:
             return False
-        n, offset = divmod(leaf, TILE_WIDTH)
-        tile = self.files.read_tile(0, n, self._published.size)
-        return tile[offset * 32 : offset * 32 + 32] == leaf_hash(record)
+        return self.files.subtree_hash(size, 0, leaf) == leaf_hash(record)
 
     def close(self) -> None:
         """Close the state and give the lock back; an append under way ends first."""

@@ -116,14 +116,20 @@ def prove_inclusion(files: LogFiles, checkpoint: Checkpoint, index: int) -> Tlog
     return TlogProof(index, tuple(hashes), checkpoint.text)
 
 
-def prove_consistency(files: LogFiles, first: int, second: int) -> list[bytes]:
-    """Prove that the tree of size `first` is a prefix of that of `second`, a signed size.
+def prove_consistency(
+    files: LogFiles, checkpoint: Checkpoint, first: int, second: int
+) -> list[bytes]:
+    """Prove that the tree of size `first` is a prefix of that of size `second`.
+
+    Neither need be a size that was signed; both lie within `checkpoint`.
 
     Raises:
-        ValueError: Not ``1 <= first <= second``.
+        ValueError: Not ``1 <= first <= second <= checkpoint.size``.
         TileInvalidError: A tile that the proof needs is missing or has another length.
     """
-    return consistency_proof(first, second, partial(files.subtree_hash, second))
+    if second > checkpoint.size:
+        raise ValueError("the second size is larger than the log")
+    return consistency_proof(first, second, partial(files.subtree_hash, checkpoint.size))
 
 
 def verify_proof(proof: TlogProof, *, record: bytes, key: VerifierKey) -> Checkpoint:

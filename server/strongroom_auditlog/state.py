@@ -117,7 +117,10 @@ class State:
             StartRefusedError: There is one already.
         """
         if path.exists():
-            raise StartRefusedError(f"{path}: exists; the state of a log is never overwritten")
+            raise StartRefusedError(
+                f"{path}: exists; the state of a log is never overwritten (if an --init was "
+                "interrupted and there is no checkpoint yet, remove it)"
+            )
         # Built under another name, so that a crash leaves no half-made state behind.
         temporary = path.with_name(f".{path.name}.new")
         for suffix in ("", "-wal", "-shm"):

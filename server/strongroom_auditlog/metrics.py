@@ -1,0 +1,93 @@
+"""Every metric of the audit log, in one registry of its own.
+
+Labels come from closed sets only: the regions of the configuration and `ErrorKind`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+from strongroom.audit.v1 import audit_log_service_pb2
+from strongroom.rpc_metrics import RpcMetrics
+
+__all__ = ["ErrorKind", "Metrics"]
+
+
+class ErrorKind(enum.StrEnum):
+    """What can go wrong with the records of a shard."""
+
+    GAP = "gap"  # records between what the log has and what the shard sends are missing
+    FORGED = "forged"  # a record says another position than the shard claims for it
+    MALFORMED = "malformed"  # a batch or a record breaks the format
+    CONFLICT = "conflict"  # another record than the log has at the same position
+    EPOCH = "epoch"  # the shard went back to an older spool
+    ROLLED_BACK = "rolled_back"  # the spool lost records that the log has
+    RPC = "rpc"  # the shard does not answer, or refuses; tried again
+    COMMIT = "commit"  # the log could not be written; tried again
+
+
+class Metrics:
+    """The metrics of one process. Thread safety: complete."""
+
+    def __init__(self, *, regions: Iterable[str], version: str):
+        """Make every series with the value 0, so that the first error is an increase."""
+        registry = CollectorRegistry()
+        self._registry = registry
+        self.rpcs = RpcMetrics(
+            registry, [audit_log_service_pb2.DESCRIPTOR.services_by_name["AuditLogService"]]
+        )
+        self.tree_size = Gauge(
+            "strongroom_audit_tree_size", "Leaves in the last checkpoint.", registry=registry
+        )
+        self.checkpoint_timestamp = Gauge(
+            "strongroom_audit_checkpoint_timestamp_seconds",
+            "When the last checkpoint was published, in seconds of Unix time; 0 before the first.",
+            registry=registry,
+        )
+        ingested = Counter(
+            "strongroom_audit_ingested_records_total",
+            "Records that a checkpoint has come to cover.",
+            ("region",),
+            registry=registry,
+        )
+        errors = Counter(
+            "strongroom_audit_ingest_errors_total",
+            "Errors of ingestion; all kinds but rpc and commit stop the shard.",
+            ("region", "kind"),
+            registry=registry,
+        )
+        stopped = Gauge(
+            "strongroom_audit_shard_stopped",
+            "1 when the ingestion of a shard has stopped and needs an operator.",
+            ("region",),
+            registry=registry,
+        )
+        names = tuple(regions)
+        self.ingested = {region: ingested.labels(region) for region in names}
+        self.stopped = {region: stopped.labels(region) for region in names}
+        self._errors = {
+            (region, kind): errors.labels(region, kind) for region in names for kind in ErrorKind
+        }
+        Gauge("strongroom_build_info", "Always 1.", ("version",), registry=registry).labels(
+            version
+        ).set(1)
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+
+    def error(self, region: str, kind: ErrorKind) -> None:
+        """Count an error of ingestion."""
+        self._errors[region, kind].inc()
+
+    def exposition(self) -> bytes:
+        """Return all metrics as Prometheus text."""
+        return generate_latest(self._registry)
