@@ -69,14 +69,14 @@ def _describe_usage(error: typer.TyperException) -> Failure:
 
 def _describe_foreign(error: BaseException) -> Failure | None:
     """Describe an error of the SDK or of the audit log, by their own classes."""
-    from strongroom_auditlog.errors import (  # noqa: PLC0415 - only after a failure
+    from strongroom_auditlog.errors import (
         LogError,
         VerificationError,
     )
-    from strongroom_auditlog.errors import (  # noqa: PLC0415 - only after a failure
+    from strongroom_auditlog.errors import (
         StartRefusedError as LogStartRefusedError,
     )
-    from strongroom_client.errors import StrongroomError  # noqa: PLC0415 - only after a failure
+    from strongroom_client.errors import StrongroomError
 
     if isinstance(error, StrongroomError):
         failure = _failure(error.reason, str(error))

@@ -9,7 +9,7 @@ from typing import Final
 
 from strongroom_server.cli.failures import CliError
 
-__all__ = ["SUFFIX", "Job", "decrypted_name", "encrypted_name", "plan_jobs"]
+__all__ = ["SUFFIX", "Job", "decrypted_name", "encrypted_name", "plan_jobs", "plan_jobs_in_place"]
 
 SUFFIX: Final = ".srm"  # docs/formats/envelope-v1.md
 STDIO: Final = Path("-")
@@ -52,8 +52,8 @@ def plan_jobs(
 ) -> list[Job]:
     """Return what to make from what.
 
-    The refusals here save work; they do not protect: whoever writes a file checks again
-    as it puts the result in its place.
+    Without `force` nothing that is there now will be replaced. A result is renamed into
+    its place: what appears there while the command runs is replaced all the same.
 
     Raises:
         CliError: The arguments do not go together, a source is not there, two results
@@ -75,6 +75,24 @@ def plan_jobs(
         jobs = [Job(source, _target(source, rename, out, output_dir)) for source in sources]
     _check(jobs, force=force)
     return jobs
+
+
+def plan_jobs_in_place(sources: Sequence[Path]) -> list[Job]:
+    """Return jobs that replace each file by its result; - goes to standard output.
+
+    Raises:
+        CliError: A source is not there or named twice, or - is mixed with files.
+    """
+    if list(sources) == [STDIO]:
+        return [Job(None, None)]
+    if STDIO in sources:
+        raise CliError.usage("- cannot be mixed with files")
+    for number, source in enumerate(sources):
+        if not source.is_file():
+            raise CliError.usage(f"{source}: no such file")
+        if any(source.samefile(other) for other in sources[:number]):
+            raise CliError.usage(f"{source}: named twice")
+    return [Job(source, source) for source in sources]
 
 
 def _target(

@@ -16,6 +16,7 @@ __all__ = [
     "note",
     "print_fields",
     "print_rows",
+    "printable",
 ]
 
 Cell = str | int | float | bool | None
@@ -53,10 +54,10 @@ def print_rows(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str], outpu
 
 
 def _print_rich_table(cells: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
-    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - only for a terminal
-    from rich.console import Console  # noqa: PLC0415 - only for a terminal
-    from rich.table import Table  # noqa: PLC0415 - only for a terminal
-    from rich.text import Text  # noqa: PLC0415 - only for a terminal
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in columns:
@@ -72,11 +73,17 @@ def _text(value: Cell) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    # Descriptions and contexts come from other people: a control character in them
-    # must not move the cursor or fake a line.
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """Return `text` with every control character written as an escape.
+
+    Descriptions and contexts come from other people: they must not move the cursor or
+    fake a line.
+    """
     return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in str(value)
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
 
 

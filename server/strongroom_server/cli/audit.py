@@ -1,0 +1,229 @@
+"""``strongroom audit``: read the audit log, prove and verify it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from strongroom_server.cli.options import (
+    ConfigOption,
+    ForceOption,
+    Format,
+    OutOption,
+    OutputOption,
+)
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Read the audit log, prove and verify it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+FOLLOW_SECONDS = 0.5
+
+VkeyOption = Annotated[
+    Path, typer.Option("--vkey", metavar="FILE", help="Verifier key, got out of band (log.vkey).")
+]
+ReceiptArgument = Annotated[
+    str, typer.Argument(metavar="RECEIPT", help="v1:REGION:EPOCH:SEQUENCE:SHA256")
+]
+
+
+@app.command("tail")
+def tail(
+    *,
+    number: Annotated[int, typer.Option("-n", min=0, help="How many of the newest records.")] = 10,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with new records until Ctrl-C.")
+    ] = False,
+    config: ConfigOption = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Print the newest records. JSON is one record a line: its exact bytes, as hashed."""
+    from strongroom_server.cli.audit_remote import AuditLogClient
+    from strongroom_server.cli.connection import load_client_options
+    from strongroom_server.cli.failures import CliError
+
+    with AuditLogClient(load_client_options(config)) as client:
+        position: int | None = None
+        while True:
+            _, size = client.records(0, 1)
+            if position is None:
+                position = max(0, size - number)
+            while position < size:
+                records, _ = client.records(position, size - position)
+                if not records:
+                    raise CliError("UNEXPECTED_STATUS", f"the log does not show record {position}")
+                for index, record in records:
+                    _print_record(index, record, output)
+                    position = index + 1
+            if not follow:
+                return
+            sys.stdout.flush()
+            time.sleep(FOLLOW_SECONDS)
+
+
+@app.command("verify")
+def verify(
+    *,
+    log: Annotated[Path, typer.Option("--log", metavar="DIR", help="The log, or a copy of it.")],
+    vkey: VkeyOption,
+    receipt: Annotated[
+        list[str] | None,
+        typer.Option("--receipt", help="Receipt whose record must be in the log; may be repeated."),
+    ] = None,
+    receipts: Annotated[
+        Path | None, typer.Option("--receipts", metavar="FILE", help="Receipts, one a line.")
+    ] = None,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="FILE",
+            help="Older checkpoint that the log must have grown from; may be repeated.",
+        ),
+    ] = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Verify a whole log offline, from its files and the verifier key alone."""
+    from strongroom_auditlog.keys import load_verifier_key
+    from strongroom_auditlog.verify import verify_log
+    from strongroom_server.cli.audit_receipts import parse_receipt, read_receipts
+    from strongroom_server.cli.output import print_fields
+    from strongroom_server.cli.progress import counted
+
+    wanted = [parse_receipt(text) for text in receipt or []]
+    if receipts is not None:
+        wanted += read_receipts(receipts)
+    older = [path.read_text(encoding="utf-8") for path in checkpoint or []]
+    with counted("verifying", "records") as progress:
+        verified = verify_log(
+            log,
+            load_verifier_key(vkey),
+            receipts=wanted,
+            older_checkpoints=older,
+            progress=progress,
+        )
+    print_fields(
+        {
+            "verified": True,
+            "origin": verified.checkpoint.origin,
+            "records": verified.checkpoint.size,
+            "root": verified.checkpoint.root.hex(),
+            **{
+                f"shard {region}": f"sequence 1 to {sequence} of epoch {epoch}"
+                for region, (epoch, sequence) in sorted(verified.shards.items())
+            },
+            "receipts": len(verified.receipts),
+            "older_checkpoints": len(older),
+        },
+        output,
+    )
+
+
+@app.command("prove")
+def prove(
+    receipt: ReceiptArgument,
+    *,
+    out: OutOption = None,
+    record_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--record",
+            metavar="FILE",
+            help="Write the record's exact bytes too; `audit check-proof` needs them.",
+        ),
+    ] = None,
+    force: ForceOption = False,
+    config: ConfigOption = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Ask the audit log for the proof that a receipt's record is in it (C2SP tlog-proof)."""
+    from strongroom_server.cli.audit_receipts import parse_receipt
+    from strongroom_server.cli.audit_remote import AuditLogClient
+    from strongroom_server.cli.connection import load_client_options
+    from strongroom_server.cli.failures import CliError
+    from strongroom_server.cli.output import note
+    from strongroom_server.cli.result_files import Destination
+
+    del output  # errors only: it was noted when it was read
+    parsed = parse_receipt(receipt)
+    proof_to = Destination.of(out, "a proof", private=False, force=force, is_text=True)
+    record_to = None
+    if record_file is not None:
+        record_to = Destination.of(record_file, "a record", private=True, force=force)
+    with AuditLogClient(load_client_options(config)) as client:
+        proof = client.prove(parsed)
+        if record_to is not None:
+            records, _ = client.records(proof.index, 1)
+            if not records or records[0][0] != proof.index:
+                raise CliError("RECORD_NOT_FOUND", f"the log does not show record {proof.index}")
+            record_to.write(records[0][1])
+    proof_to.write(str(proof).encode())
+    note(f"record {proof.index} of the log")
+
+
+@app.command("check-proof")
+def check_proof(
+    proof_file: Annotated[Path, typer.Argument(metavar="PROOF", help="What `prove` wrote.")],
+    *,
+    record_file: Annotated[
+        Path, typer.Option("--record", metavar="FILE", help="The record's exact bytes.")
+    ],
+    vkey: VkeyOption,
+    receipt: Annotated[
+        str | None, typer.Option("--receipt", help="Receipt that the record must belong to.")
+    ] = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Check a proof offline: the record is in the log that the verifier key belongs to."""
+    from strongroom_auditlog.keys import load_verifier_key
+    from strongroom_auditlog.proofs import TlogProof, verify_proof, verify_receipt_proof
+    from strongroom_server.cli.audit_receipts import parse_receipt
+    from strongroom_server.cli.output import print_fields
+
+    proof = TlogProof.parse(proof_file.read_text(encoding="utf-8"))
+    record = record_file.read_bytes()
+    key = load_verifier_key(vkey)
+    if receipt is None:
+        checkpoint = verify_proof(proof, record=record, key=key)
+    else:
+        checkpoint = verify_receipt_proof(parse_receipt(receipt), proof, record=record, key=key)
+    print_fields(
+        {
+            "verified": True,
+            "origin": checkpoint.origin,
+            "record": proof.index,
+            "log_records": checkpoint.size,
+        },
+        output,
+    )
+
+
+def _print_record(index: int, record: bytes, output: Format) -> None:
+    if output is Format.JSON:
+        # The exact bytes: sha256sum of the line without its end is the receipt's hash.
+        sys.stdout.buffer.write(record + b"\n")
+        sys.stdout.buffer.flush()
+        return
+    from strongroom_server.cli.output import printable
+
+    fields = json.loads(record)
+    subject = fields.get("key", "")
+    version = fields.get("key_version")
+    parts = [
+        f"{index:>6}",
+        fields["time"],
+        f"{fields['outcome']:<7}",
+        f"{fields['method']:<15}",
+        fields["principal"],
+        f"{subject}/versions/{version}" if version is not None else subject,
+        fields.get("reason", ""),
+    ]
+    print(printable("  ".join(str(part) for part in parts)).rstrip())
