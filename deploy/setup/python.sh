@@ -47,6 +47,7 @@ if command -v flock >/dev/null; then # two makes at once take turns
 fi
 
 has_ensurepip() { [ -z "$force_unpack" ] && "$1" -c 'import ensurepip, venv' 2>/dev/null; }
+has_environment() { [ -x .venv/bin/python ] && is_new_enough .venv/bin/python; }
 has_pip() { [ -x .venv/bin/python ] && .venv/bin/python -m pip --version >/dev/null 2>&1; }
 
 # Debian splits ensurepip off into pythonX.Y-venv. Without root, pip comes out of the
@@ -76,7 +77,9 @@ make_environment() {
 }
 
 python=$(find_python)
-has_pip || make_environment "$python"
+has_environment || make_environment "$python"
+# An environment that another tool made may lack pip; it is kept, not replaced.
+has_pip || { has_ensurepip .venv/bin/python && .venv/bin/python -m ensurepip >/dev/null; } || true
 if has_pip; then
     pip=(.venv/bin/python -m pip)
 else

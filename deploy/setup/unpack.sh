@@ -14,7 +14,8 @@ if ! apt-get -qq download "$@" </dev/null >/dev/null 2>&1; then
     mkdir -p apt/lists/partial apt/archives/partial
     private=(-qq -o "Dir::State::lists=$scratch/apt/lists" -o "Dir::Cache=$scratch/apt"
         -o "APT::Sandbox::User=$(id -un)")
-    apt-get "${private[@]}" update </dev/null >&2
+    # Silent unless it fails: hooks of the system stumble over directories that are root's.
+    apt-get "${private[@]}" update </dev/null >update.log 2>&1 || { cat update.log >&2; exit 1; }
     apt-get "${private[@]}" download "$@" </dev/null >&2
 fi
 for package in ./*.deb; do
