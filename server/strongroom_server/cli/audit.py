@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,11 @@ from strongroom_server.cli.options import (
     OutOption,
     OutputOption,
 )
+
+if TYPE_CHECKING:
+    from strongroom.receipts import Receipt
+    from strongroom_auditlog.proofs import TlogProof
+    from strongroom_server.cli.audit_remote import AuditLogClient
 
 __all__ = ["app"]
 
@@ -140,11 +145,18 @@ def prove(
             help="Write the record's exact bytes too; `audit check-proof` needs them.",
         ),
     ] = None,
+    wait: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="How long to wait for a record on its way."),
+    ] = 5.0,
     force: ForceOption = False,
     config: ConfigOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Ask the audit log for the proof that a receipt's record is in it (C2SP tlog-proof)."""
+    """Ask the audit log for the proof that a receipt's record is in it (C2SP tlog-proof).
+
+    A record is durable before its answer, and in the log a moment later.
+    """
     from strongroom_server.cli.audit_receipts import parse_receipt
     from strongroom_server.cli.audit_remote import AuditLogClient
     from strongroom_server.cli.connection import load_client_options
@@ -159,7 +171,7 @@ def prove(
     if record_file is not None:
         record_to = Destination.of(record_file, "a record", private=True, force=force)
     with AuditLogClient(load_client_options(config)) as client:
-        proof = client.prove(parsed)
+        proof = _prove(client, parsed, until=time.monotonic() + wait)
         if record_to is not None:
             records, _ = client.records(proof.index, 1)
             if not records or records[0][0] != proof.index:
@@ -206,6 +218,18 @@ def check_proof(
     )
 
 
+def _prove(client: AuditLogClient, receipt: Receipt, *, until: float) -> TlogProof:
+    from strongroom_server.cli.failures import CliError
+
+    while True:
+        try:
+            return client.prove(receipt)
+        except CliError as exc:
+            if exc.reason != "RECORD_NOT_FOUND" or time.monotonic() > until:
+                raise
+        time.sleep(FOLLOW_SECONDS)
+
+
 def _print_record(index: int, record: bytes, output: Format) -> None:
     if output is Format.JSON:
         # The exact bytes: sha256sum of the line without its end is the receipt's hash.
@@ -215,15 +239,15 @@ def _print_record(index: int, record: bytes, output: Format) -> None:
     from strongroom_server.cli.output import printable
 
     fields = json.loads(record)
-    subject = fields.get("key", "")
+    key = fields.get("key", "").removeprefix("regions/").replace("/keys/", "/")
     version = fields.get("key_version")
     parts = [
         f"{index:>6}",
-        fields["time"],
+        f"{fields['time'][:19]}Z",
         f"{fields['outcome']:<7}",
         f"{fields['method']:<15}",
-        fields["principal"],
-        f"{subject}/versions/{version}" if version is not None else subject,
+        fields["principal"].removeprefix("spiffe://"),
+        key if version is None else f"{key}/{version}",
         fields.get("reason", ""),
     ]
     print(printable("  ".join(str(part) for part in parts)).rstrip())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from strongroom_server.cli.failures import CliError
 __all__ = ["AUDIT_LOG", "Fleet", "Member"]
 
 AUDIT_LOG: Final = "audit-log"
-PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+CHILD: Final = "strongroom_server.cli.dev_child"
 POLL_SECONDS: Final = 0.1
 STOP_SECONDS: Final = 20.0  # a server drains for 10 s at most, by default
 
@@ -100,12 +99,11 @@ class Fleet:
             raise CliError.usage(f"{name} is running already")
         with member.log.open("ab") as log:
             member.process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-m", "strongroom_server.cli", *member.arguments],
+                [sys.executable, "-m", CHILD, str(os.getpid()), *member.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_end_with_parent(os.getpid()),  # noqa: PLW1509 - no threads here
             )
         return member
 
@@ -193,19 +191,6 @@ class Fleet:
         if AUDIT_LOG in running:
             codes[AUDIT_LOG] = self.stop(AUDIT_LOG)
         return codes
-
-
-def _end_with_parent(parent: int) -> Callable[[], None]:
-    """Return what a new child runs to be ended when its parent dies."""
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def arrange() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        # The parent may have died before prctl: then no signal would ever come.
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return arrange
 
 
 def _tail(log: Path, lines: int = 5) -> str:
