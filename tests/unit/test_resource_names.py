@@ -121,7 +121,7 @@ def test_other_spellings_of_a_key_are_refused(text):
         "1e3",
         "0x1",
         "1_0",
-        "４",
+        "４",  # noqa: RUF001 - a digit of another script, on purpose
         "²",
         str(2**32),
         "9" * 10,
