@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
+import cedarpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strongroom_server.domain.policy import (
     DEFAULT_DENY,
+    SCHEMA,
     Action,
     CompiledPolicy,
     check_lock_out,
@@ -195,6 +197,28 @@ def test_limits_leave_room_for_large_policies():
         for n in range(250)
     ]
     assert decide("\n".join(rows), "spiffe://e.org/249") == (True, "policy249")
+
+
+@pytest.mark.parametrize("action", list(Action))
+def test_action_groups_are_those_of_the_schema(action):
+    """An action is in its group, in a permit and in a forbid, and in no other."""
+    for group, members in GROUPS.items():
+        permit = f'permit (principal, action in Action::"{group}", resource);'
+        forbid = f'permit {ALL}; forbid (principal, action in Action::"{group}", resource);'
+        assert decide(permit, action=action)[0] == (action.value in members)
+        assert decide(forbid, action=action)[0] == (action.value not in members)
+        by_schema = cedarpy.is_authorized(
+            {
+                "principal": 'Principal::"a"',
+                "action": f'Action::"{action}"',
+                "resource": 'Key::"k"',
+                "context": {"encryption_context": []},
+            },
+            permit,
+            "[]",
+            SCHEMA,
+        )
+        assert by_schema.allowed == (action.value in members)
 
 
 def test_conditions_on_the_encryption_context():

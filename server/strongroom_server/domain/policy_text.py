@@ -21,8 +21,9 @@ MAX_STATEMENT_WORDS: Final = 1024
 MAX_DOTS_IN_A_ROW: Final = 8
 
 # Strings, comments, words, anything else: as Cedar's lexer divides them. A string without
-# an end takes the rest: Cedar refuses it there, and the scan stays linear.
+# an end takes the rest, so that the scan stays linear; Cedar's would not.
 _WORD: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)|//[^\r\n]*|\w+|\S', re.DOTALL)
+_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _NESTING: Final = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
 
 
@@ -49,6 +50,8 @@ def _check_shape(text: str) -> None:
         word = match[0]
         if word.startswith("//"):
             continue
+        if word[0] == '"' and not _STRING.fullmatch(word):
+            raise PolicyInvalidError("policy: a string has no end")
         words = 0 if word == ";" else words + 1
         depth = max(0, depth + _NESTING.get(word, 0))
         if word == ".":
