@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Final
 
 import structlog
 import uvloop
@@ -31,6 +32,7 @@ from strongroom_server.audit.outbox import ShardAuditTrail
 from strongroom_server.audit.record import new_record_id
 from strongroom_server.audit.spool import Spool
 from strongroom_server.config import Config, ShardConfig
+from strongroom_server.errors import StartRefusedError
 from strongroom_server.hsm.pool import SessionPool, SessionPoolSettings
 from strongroom_server.ops.health import ReadinessCheck, build_ops_server
 from strongroom_server.ops.logging import configure_logging
@@ -52,6 +54,8 @@ from strongroom_server.shards.topology import Shard, Topology
 from strongroom_server.store.sqlite_store import SqliteKeyStore
 
 __all__ = ["run", "serve"]
+
+HSM_GRACE_SECONDS: Final = 2.0
 
 _log = structlog.stdlib.get_logger("strongroom.app")
 
@@ -151,6 +155,13 @@ async def _open_shard(
             config.spool, config.region, limit_bytes=config.spool_limit_bytes, clock=clock
         )
         stack.push_async_callback(spool.close)
+        if await store.last_outbox_id() < spool.durable_outbox_id:
+            # Its next outbox ids would be taken for records that the spool has already.
+            raise StartRefusedError(
+                f"{config.store} is older than {config.spool}: the database was restored or "
+                "lost its tail; restore the newest one, or move the spool away once every "
+                "record in it is in the audit log"
+            )
         trail = ShardAuditTrail(spool, store, region=config.region)
         stack.push_async_callback(trail.close)
         await trail.recover()
@@ -167,7 +178,7 @@ async def _open_shard(
             clock=clock,
             observer=HsmObserver(metrics.shard(config.region)),
         )
-        stack.push_async_callback(pool.close)
+        stack.push_async_callback(pool.close, HSM_GRACE_SECONDS)
         await pool.start()
         yield _OpenShard(Shard(config.region, pool, store, trail), pool, store, spool)
 
@@ -267,7 +278,7 @@ def _watch_shard(
         shard_metrics.set_spool(status.unacknowledged_bytes, max(age, 0.0))
         counts = store.counts()
         shard_metrics.set_keys(counts.keys_by_state, counts.versions)
-        shard_metrics.set_sessions(pool.live_sessions)
+        shard_metrics.set_sessions(pool.status().ready)
 
     counted = spool.status().last_sequence  # records of earlier runs are not events of this one
     metrics.on_scrape(refresh)

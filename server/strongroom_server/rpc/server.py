@@ -21,7 +21,7 @@ __all__ = ["GrpcServer"]
 
 MAX_MESSAGE_BYTES: Final = 256 * 1024  # requests are at most some 30 KiB; a batch is larger
 MAX_SEND_BYTES: Final = 8 * 2**20  # record batches go out; see audit_service.MAX_BATCH_BYTES
-MAX_STREAMS_PER_CONNECTION: Final = 100
+MAX_STREAMS_PER_CONNECTION: Final = 256  # streams being cleaned up count too
 
 SERVICES: Final = (key_service.SERVICE, audit_service.SERVICE)
 
