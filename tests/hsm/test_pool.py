@@ -1,0 +1,386 @@
+"""The session pool on a real token: operations, creation, deadlines, start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.support.pkcs11_shim import Shim
+from tests.support.softhsm import (
+    RecordingObserver,
+    SystemClock,
+    TestToken,
+    make_token,
+    new_ref,
+    running_pool,
+    wait_until,
+)
+
+from strongroom_server.errors import (
+    CiphertextInvalidError,
+    HsmUnavailableError,
+    OverloadedError,
+    StartRefusedError,
+)
+from strongroom_server.hsm.pool import SessionPool
+from strongroom_server.hsm.wire import WireError
+
+pytestmark = pytest.mark.hsm
+
+AAD = b"\x01context"
+
+
+def in_seconds(seconds: float = 10.0) -> float:
+    """Return a deadline."""
+    return time.monotonic() + seconds
+
+
+async def test_every_operation(token: TestToken) -> None:
+    """Each operation of the port does what it says, and the observer hears of it."""
+    observer = RecordingObserver()
+    async with running_pool(token.settings, observer) as pool:
+        first, second = new_ref(), new_ref()
+        await pool.create_version(first, deadline=in_seconds())
+        await pool.create_version(second, deadline=in_seconds())
+
+        sealed = await pool.encrypt(first, b"hello", AAD, deadline=in_seconds())
+        assert await pool.decrypt(first, sealed, AAD, deadline=in_seconds()) == b"hello"
+
+        moved = await pool.reencrypt(first, sealed, AAD, second, b"b", deadline=in_seconds())
+        assert await pool.decrypt(second, moved, b"b", deadline=in_seconds()) == b"hello"
+
+        plain, wrapped = await pool.generate_data_key(first, 32, AAD, deadline=in_seconds())
+        assert len(plain) == 32
+        assert await pool.decrypt(first, wrapped, AAD, deadline=in_seconds()) == plain
+
+        only = await pool.generate_sealed_data_key(first, 64, AAD, deadline=in_seconds())
+        assert len(await pool.decrypt(first, only, AAD, deadline=in_seconds())) == 64
+
+        made = {await pool.generate_random(1024, deadline=in_seconds()) for _ in range(3)}
+        assert {len(each) for each in made} == {1024}
+        assert len(made) == 3
+    assert {category for _, category in observer.operations} == {"ok"}
+    assert {mechanism for mechanism, _ in observer.operations} >= {
+        "encrypt",
+        "decrypt",
+        "reencrypt",
+        "data_key",
+        "sealed_data_key",
+        "random",
+        "create",
+        "load",
+    }
+    assert len(observer.started) == 2
+    assert not observer.lost
+
+
+async def test_limits_are_refused_before_the_hsm(token: TestToken) -> None:
+    """Sizes beyond the port's limits are a programming error, bad ciphertext sizes are not."""
+    async with running_pool(token.with_settings(sessions=1)) as pool:
+        ref = new_ref()
+        await pool.create_version(ref, deadline=in_seconds())
+        for plaintext in (b"", bytes(4097)):
+            with pytest.raises(WireError):
+                await pool.encrypt(ref, plaintext, AAD, deadline=in_seconds())
+        for aad in (b"", bytes(8215)):
+            with pytest.raises(WireError):
+                await pool.encrypt(ref, b"x", aad, deadline=in_seconds())
+        for size in (0, 1025):
+            with pytest.raises(WireError):
+                await pool.generate_random(size, deadline=in_seconds())
+        for sealed in (b"", bytes(28), bytes(4125)):
+            with pytest.raises(CiphertextInvalidError):
+                await pool.decrypt(ref, sealed, AAD, deadline=in_seconds())
+        assert await pool.encrypt(ref, bytes(4096), bytes(8214), deadline=in_seconds())
+
+
+async def test_tampering_is_answered_and_nothing_is_replaced(token: TestToken) -> None:
+    """Half the load forged: every forgery gets the one error, every other call its bytes (H5)."""
+    observer = RecordingObserver()
+    async with running_pool(token.settings, observer) as pool:
+        ref = new_ref()
+        await pool.create_version(ref, deadline=in_seconds())
+        sealed = await pool.encrypt(ref, b"attack at dawn", AAD, deadline=in_seconds())
+
+        async def good() -> None:
+            assert await pool.decrypt(ref, sealed, AAD, deadline=in_seconds()) == b"attack at dawn"
+
+        async def forged(bit: int) -> None:
+            changed = bytearray(sealed)
+            changed[bit // 8] ^= 1 << bit % 8
+            with pytest.raises(CiphertextInvalidError):
+                await pool.decrypt(ref, bytes(changed), AAD, deadline=in_seconds())
+
+        async def another_context() -> None:
+            with pytest.raises(CiphertextInvalidError):
+                await pool.decrypt(ref, sealed, b"other", deadline=in_seconds())
+
+        await asyncio.gather(
+            *(
+                call
+                for bit in range(8 * len(sealed))
+                for call in (good(), forged(bit), another_context())
+            )
+        )
+        assert not observer.lost
+        assert len(observer.started) == 2
+        assert pool.status().ready == 2
+
+
+async def test_create_twice_keeps_the_material(token: TestToken) -> None:
+    """A repeated creation, also at the same time, makes no second key."""
+    async with running_pool(token.settings) as pool:
+        ref = new_ref()
+        await asyncio.gather(*(pool.create_version(ref, deadline=in_seconds()) for _ in range(3)))
+        sealed = await pool.encrypt(ref, b"x", AAD, deadline=in_seconds())
+        await pool.create_version(ref, deadline=in_seconds())
+        results = await asyncio.gather(
+            *(pool.decrypt(ref, sealed, AAD, deadline=in_seconds()) for _ in range(20))
+        )
+        assert results == [b"x"] * 20
+
+
+async def test_new_key_is_loaded_everywhere(token: TestToken, shim: Shim) -> None:
+    """After creation every worker has the handle: none searches on the way of a request."""
+    async with running_pool(shim.wrap(token.with_settings(sessions=3))) as pool:
+        ref = new_ref()
+        await pool.create_version(ref, deadline=in_seconds())
+        shim.always("C_FindObjectsInit", "0x5")
+        for _ in range(5):
+            results = await asyncio.gather(
+                *(pool.encrypt(ref, b"x", AAD, deadline=in_seconds()) for _ in range(30))
+            )
+            assert len(set(results)) == 30
+        assert pool.status().ready == 3
+
+
+async def test_key_of_another_process_is_found(token: TestToken) -> None:
+    """A key that another pool made on the same token is found when it is asked for."""
+    async with running_pool(token.settings) as mine, running_pool(token.settings) as other:
+        ref = new_ref()
+        await other.create_version(ref, deadline=in_seconds())
+        sealed = await other.encrypt(ref, b"x", AAD, deadline=in_seconds())
+        results = await asyncio.gather(
+            *(mine.decrypt(ref, sealed, AAD, deadline=in_seconds()) for _ in range(8))
+        )
+        assert results == [b"x"] * 8
+
+
+async def test_keys_survive_a_restart(token: TestToken) -> None:
+    """A new pool on the same token decrypts what an earlier one encrypted."""
+    ref = new_ref()
+    async with running_pool(token.settings) as pool:
+        await pool.create_version(ref, deadline=in_seconds())
+        sealed = await pool.encrypt(ref, b"x", AAD, deadline=in_seconds())
+    async with running_pool(token.settings) as pool:
+        assert await pool.decrypt(ref, sealed, AAD, deadline=in_seconds()) == b"x"
+
+
+async def test_absent_key_is_unavailable_and_harms_nobody(token: TestToken) -> None:
+    """A version that the token does not show is a fault of the shard; the workers stay."""
+    observer = RecordingObserver()
+    async with running_pool(token.settings, observer) as pool:
+        ref = new_ref()
+        await pool.create_version(ref, deadline=in_seconds())
+        for _ in range(3):
+            with pytest.raises(HsmUnavailableError, match="should hold"):
+                await pool.encrypt(new_ref(), b"x", AAD, deadline=in_seconds())
+        assert await pool.encrypt(ref, b"x", AAD, deadline=in_seconds())
+    assert not observer.lost
+    assert [category for category, _ in observer.alarms] == ["key_absent"] * 3
+
+
+async def test_passed_deadline_costs_the_hsm_nothing(token: TestToken) -> None:
+    """An operation whose deadline has passed is refused without reaching a worker."""
+    observer = RecordingObserver()
+    async with running_pool(token.with_settings(sessions=1), observer) as pool:
+        ref = new_ref()
+        await pool.create_version(ref, deadline=in_seconds())
+        observer.operations.clear()
+        for deadline in (in_seconds(0), in_seconds(-10)):
+            with pytest.raises(HsmUnavailableError, match="deadline"):
+                await pool.encrypt(ref, b"x", AAD, deadline=deadline)
+            with pytest.raises(HsmUnavailableError):
+                await pool.create_version(new_ref(), deadline=deadline)
+        assert not [each for each in observer.operations if each[0] != "ping"]
+
+
+async def test_cancelled_callers_are_forgotten(token: TestToken) -> None:
+    """Callers that go away leave nothing behind and disturb nobody."""
+    async with running_pool(token.with_settings(sessions=1)) as pool:
+        ref = new_ref()
+        await pool.create_version(ref, deadline=in_seconds())
+        calls = [
+            asyncio.create_task(pool.encrypt(ref, b"x", AAD, deadline=in_seconds()))
+            for _ in range(200)
+        ]
+        await asyncio.sleep(0)
+        for call in calls[::2]:
+            call.cancel()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [isinstance(result, bytes) for result in results] == [False, True] * 100
+        assert await pool.encrypt(ref, b"x", AAD, deadline=in_seconds())
+        assert pool._dispatcher.is_idle
+
+
+async def test_queue_is_bounded(token: TestToken) -> None:
+    """More operations than may wait are refused at once, the others are answered."""
+    async with running_pool(token.with_settings(sessions=1, max_queued=50)) as pool:
+        ref = new_ref()
+        await pool.create_version(ref, deadline=in_seconds())
+        results = await asyncio.gather(
+            *(pool.encrypt(ref, b"x", AAD, deadline=in_seconds()) for _ in range(120)),
+            return_exceptions=True,
+        )
+        assert [isinstance(result, OverloadedError) for result in results] == [False] * 50 + [
+            True
+        ] * 70
+        assert await pool.encrypt(ref, b"x", AAD, deadline=in_seconds())
+
+
+async def test_close_drains(token: TestToken) -> None:
+    """Closing answers what is under way, refuses what comes, and leaves no process."""
+    pool = SessionPool("eu-test", token.settings, SystemClock())
+    await pool.start()
+    ref = new_ref()
+    await pool.create_version(ref, deadline=in_seconds())
+    calls = [
+        asyncio.create_task(pool.encrypt(ref, b"x", AAD, deadline=in_seconds())) for _ in range(300)
+    ]
+    await asyncio.sleep(0)
+    await pool.close(5.0)
+    assert all(isinstance(result, bytes) for result in await asyncio.gather(*calls))
+    assert not pool.ready
+    with pytest.raises(HsmUnavailableError, match="stopping"):
+        await pool.encrypt(ref, b"x", AAD, deadline=in_seconds())
+
+
+async def test_wrong_pin_is_tried_once(token: TestToken, shim: Shim) -> None:
+    """A wrong PIN stops the start after exactly one login, and the PIN is not in the error (H6)."""
+    token.settings.pin_file.write_text("not-the-pin\n")
+    observer = RecordingObserver()
+    pool = SessionPool("eu-test", shim.wrap(token.settings), SystemClock(), observer)
+    with pytest.raises(StartRefusedError, match="login refused") as refusal:
+        await pool.start()
+    assert "not-the-pin" not in str(refusal.value)
+    assert shim.logins == 1
+    assert [category for category, _ in observer.alarms] == ["pin_refused"]
+    with pytest.raises(StartRefusedError):
+        await pool.start()
+    assert shim.logins == 1
+    assert pool.status().stopped
+    await pool.close(0)
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "message"),
+    [
+        (b"", 0o600, "expected one line"),
+        (b"\n", 0o600, "expected one line"),
+        (b"one\ntwo\n", 0o600, "expected one line"),
+        (b"x" * 256, 0o600, "expected one line"),
+        (b"\xff\xfe\xfd\xfc", 0o600, "not UTF-8"),
+        (b"12345678", 0o644, "lets others in"),
+        (b"12345678", 0o606, "lets others in"),
+        (b"12345678", 0o620, "lets others in"),
+    ],
+)
+async def test_bad_pin_file_stops_the_start(
+    token: TestToken, content: bytes, mode: int, message: str, shim: Shim
+) -> None:
+    """A PIN file that is empty, ambiguous or open to others is refused before any login."""
+    token.settings.pin_file.write_bytes(content)
+    token.settings.pin_file.chmod(mode)
+    pool = SessionPool("eu-test", shim.wrap(token.settings), SystemClock())
+    with pytest.raises(StartRefusedError, match=message):
+        await pool.start()
+    assert shim.logins == 0
+
+
+async def test_missing_parts_stop_the_start(token: TestToken, tmp_path: Path) -> None:
+    """No module, no PIN file, no such token: each refused with what to check."""
+    for changes, message in (
+        ({"module": tmp_path / "none.so"}, "none.so.*check module"),
+        ({"pin_file": tmp_path / "none"}, "none.*pin_file must hold"),
+        ({"token_label": "another"}, "another.*check token_label"),
+        ({"module_environment": {"SOFTHSM2_CONF": "/none"}}, "check|failed"),
+    ):
+        pool = SessionPool("eu-test", token.with_settings(**changes), SystemClock())
+        with pytest.raises(StartRefusedError, match=f"(?s){message}"):
+            await pool.start()
+
+
+async def test_two_pools_side_by_side(token: TestToken, tmp_path: Path) -> None:
+    """Two shards with tokens of their own do not see each other's keys."""
+    other = make_token(tmp_path / "other")
+    async with running_pool(token.settings) as here, running_pool(other.settings) as there:
+        ref = new_ref()
+        await here.create_version(ref, deadline=in_seconds())
+        await there.create_version(ref, deadline=in_seconds())
+        sealed = await here.encrypt(ref, b"x", AAD, deadline=in_seconds())
+        with pytest.raises(CiphertextInvalidError):
+            await there.decrypt(ref, sealed, AAD, deadline=in_seconds())
+
+
+async def test_nothing_secret_in_the_open(token: TestToken) -> None:
+    """The PIN shows neither in arguments nor in the environment of any worker."""
+    async with running_pool(token.settings) as pool:
+        for pid in pool.status().pids:
+            assert token.pin not in " ".join(psutil.Process(pid).cmdline())
+        environments = [dict(os.environ), dict(token.settings.module_environment)]
+        assert token.pin not in str(environments)
+        assert token.pin not in repr(token.settings)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_workers_end_with_their_parent(token: TestToken) -> None:
+    """When the server is killed, its workers end at once."""
+    program = (
+        "import asyncio, sys\n"
+        "from pathlib import Path\n"
+        "from strongroom_server.hsm.pool import SessionPool, SessionPoolSettings\n"
+        "from tests.support.softhsm import SystemClock\n"
+        "async def main():\n"
+        "    settings = SessionPoolSettings(module=Path(sys.argv[1]), token_label=sys.argv[2],\n"
+        "        pin_file=Path(sys.argv[3]), module_environment={'SOFTHSM2_CONF': sys.argv[4]})\n"
+        "    pool = SessionPool('eu-test', settings, SystemClock())\n"
+        "    await pool.start()\n"
+        "    sys.stdout.write(' '.join(map(str, pool.status().pids)) + '\\n')\n"
+        "    sys.stdout.flush()\n"
+        "    await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    server = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        program,
+        str(token.settings.module),
+        token.settings.token_label,
+        str(token.settings.pin_file),
+        token.settings.module_environment["SOFTHSM2_CONF"],
+        stdout=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    assert server.stdout is not None
+    pids = [int(pid) for pid in (await server.stdout.readline()).split()]
+    assert len(pids) == 2
+    server.kill()
+    await server.wait()
+
+    def gone() -> bool:
+        # Their new parent may be slow to reap them: a zombie has ended.
+        for pid in pids:
+            status = Path(f"/proc/{pid}/stat")
+            try:
+                if status.read_text().rpartition(")")[2].split()[0] != "Z":
+                    return False
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+        return True
+
+    await wait_until(gone, 5)
