@@ -142,18 +142,20 @@ class PolicyInvalidError(StrongroomError):
 class KeyNotFoundError(StrongroomError):
     """There is no such key, or the caller may not see it: the same answer for both.
 
-    `hidden` tells the audit record, never the caller, that the key is there.
+    `hidden` tells the audit record, never the caller, that the key is there, and
+    `policy_id` which policy decided so.
     """
 
     reason = Reason.KEY_NOT_FOUND
 
-    def __init__(self, name: str = "", *, hidden: bool = False):
+    def __init__(self, name: str = "", *, hidden: bool = False, policy_id: str = ""):
         super().__init__(
             f"no key {name}, or you may not see it"
             if name
             else "no key that made this ciphertext, or you may not see it"
         )
         self.hidden = hidden
+        self.policy_id = policy_id
 
 
 class AliasExistsError(StrongroomError):
@@ -207,12 +209,16 @@ class WrongRegionError(StrongroomError):
 
 
 class PolicyDeniedError(StrongroomError):
-    """The caller may see the key, but no policy allows this."""
+    """The caller may see the key, but no policy allows this.
+
+    `policy_id` tells the audit record which policy decided so.
+    """
 
     reason = Reason.POLICY_DENIED
 
-    def __init__(self, action: str, name: str):
+    def __init__(self, action: str, name: str, *, policy_id: str = ""):
         super().__init__(f"no policy allows {action} on {name}")
+        self.policy_id = policy_id
 
 
 class PeerUnauthenticatedError(StrongroomError):

@@ -102,8 +102,8 @@ class Authorization:
         if verdict.allowed:
             return verdict.policy_id
         if self.may_see(principal, key):
-            raise PolicyDeniedError(action, str(key.name))
-        raise KeyNotFoundError(asked_name, hidden=True)
+            raise PolicyDeniedError(action, str(key.name), policy_id=verdict.policy_id)
+        raise KeyNotFoundError(asked_name, hidden=True, policy_id=verdict.policy_id)
 
     def _verdict(
         self, principal: str, action: Action, key: Key, encryption_context: Mapping[str, str]

@@ -137,7 +137,9 @@ class Recorder:
         self, shard: Shard, caller: Caller, trace: Trace, error: StrongroomError
     ) -> None:
         outcome, reason = _outcome_of(error)
-        if outcome == "DENIED" and trace.policy is None:
+        if isinstance(error, KeyNotFoundError | PolicyDeniedError) and error.policy_id:
+            trace.policy = error.policy_id
+        elif outcome == "DENIED" and trace.policy is None:
             trace.policy = DEFAULT_DENY
         self._on_outcome(shard.region, trace.method, error.reason)
         draft = self.draft(caller, trace, outcome=outcome, reason=reason)
