@@ -1,0 +1,122 @@
+"""The services over ports in memory: two regions, three principals."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import uuid
+from dataclasses import dataclass, replace
+
+from tests.support.memory_ports import MemoryClock, MemoryStore, MemoryToken, MemoryTrail
+
+from strongroom_server.domain.keys import Key, KeySpec, KeyUsage
+from strongroom_server.ports import AuditDraft
+from strongroom_server.services.authorization import Authorization
+from strongroom_server.services.caller import Caller
+from strongroom_server.services.changes import ChangeRequest
+from strongroom_server.services.crypto import CryptoService
+from strongroom_server.services.key_access import KeyAccess
+from strongroom_server.services.lifecycle import LifecycleService, NewKey
+from strongroom_server.services.records import Recorder
+from strongroom_server.services.use_counters import UseCounters
+from strongroom_server.shards.topology import Shard, Topology
+
+ADMIN = "spiffe://example.org/admin"
+ORDERS = "spiffe://example.org/orders"
+STRANGER = "spiffe://example.org/stranger"
+PEER = "ipv4:127.0.0.1:40000"
+
+# The stranger may see the key and nothing else.
+VISIBLE_TO_ALL = """
+@id("owners")
+permit (principal == Principal::"spiffe://example.org/orders", action, resource);
+@id("visible")
+permit (principal, action == Action::"GetKey", resource);
+"""
+
+
+@dataclass
+class Region:
+    """One shard's ports."""
+
+    token: MemoryToken
+    store: MemoryStore
+    trail: MemoryTrail
+
+
+class MemoryService:
+    """Everything behind the RPC floor, with its ports at hand."""
+
+    def __init__(self, *regions: str) -> None:
+        self.clock = MemoryClock()
+        self.regions: dict[str, Region] = {}
+        self.rotation_due: list[Key] = []
+        shards = []
+        for name in regions or ("eu-1", "us-1"):
+            store = MemoryStore(name)
+            region = Region(MemoryToken(name), store, MemoryTrail(name, store))
+            self.regions[name] = region
+            shards.append(Shard(name, region.token, region.store, region.trail))
+        self.topology = Topology(shards)
+        ids = itertools.count(1)
+        self.outcomes: list[tuple[str, str, str]] = []
+        self.recorder = Recorder(
+            clock=self.clock,
+            new_record_id=lambda: uuid.UUID(int=next(ids)),
+            on_outcome=lambda *outcome: self.outcomes.append(outcome),
+        )
+        self.decisions: list[bool] = []
+        self.authorization = Authorization(
+            administrators=frozenset({ADMIN}),
+            key_creators=frozenset({ORDERS}),
+            on_decision=self.decisions.append,
+        )
+        self.lifecycle = LifecycleService(
+            topology=self.topology,
+            authorization=self.authorization,
+            recorder=self.recorder,
+            clock=self.clock,
+            new_key_id=uuid.uuid4,
+        )
+        self.crypto = CryptoService(
+            topology=self.topology,
+            access=KeyAccess(self.authorization),
+            uses=UseCounters(on_rotation_due=lambda _, key: self.rotation_due.append(key)),
+            recorder=self.recorder,
+        )
+
+    @property
+    def eu(self) -> Region:
+        """The first region."""
+        return next(iter(self.regions.values()))
+
+    async def create_key(self, policy: str = "", region: str = "eu-1") -> Key:
+        """Make a key as ORDERS."""
+        new = NewKey(region, "", KeySpec.AES_256, KeyUsage.ENCRYPT_DECRYPT, policy)
+        key, _ = await self.lifecycle.create_key(caller(), new, ChangeRequest())
+        return key
+
+    def records(self, region: str = "eu-1") -> list[AuditDraft]:
+        """Return the durable records of a region."""
+        return self.regions[region].trail.records
+
+    def reserved(self) -> dict[str, int]:
+        """Return how many uses are reserved in each region."""
+        return {name: sum(r.store.reserved.values()) for name, r in self.regions.items()}
+
+
+def caller(principal: str = ORDERS, request_id: str = "call-1") -> Caller:
+    """Return a caller with five seconds."""
+    now = asyncio.get_running_loop().time()
+    return Caller(principal, PEER, request_id, deadline=now + 5, hsm_deadline=now + 4.5)
+
+
+def fields(record: AuditDraft) -> dict[str, object]:
+    """Return what a record says, without the fields that differ in every record."""
+    anonymous = replace(record, record_id=uuid.UUID(int=0), time=record.time)
+    said = {
+        name: getattr(anonymous, name)
+        for name in AuditDraft.__slots__
+        if name not in {"record_id", "time", "peer"}
+    }
+    return {name: value for name, value in said.items() if value not in (None, {}, False)}
