@@ -73,7 +73,10 @@ class Changes:
                         raise RequestIdReusedError
                     if memo is not None:
                         trace.policy = "first-answer"
-                        return decode_answer(memo.answer), None
+                        first = decode_answer(memo.answer)
+                        if first.key is not None:
+                            trace.key = str(first.key.name)
+                        return first, None
                 change, answer = await plan()
                 if change is None or request.validate_only:
                     return answer, None
