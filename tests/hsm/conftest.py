@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from tests.support.pkcs11_shim import Shim, build_shim
 from tests.support.softhsm import TestToken, make_token
 
@@ -14,6 +16,11 @@ from strongroom_server.hsm.conformance import check_module
 from strongroom_server.hsm.key_ring import KeyRing
 from strongroom_server.hsm.softhsm import find_softhsm
 from strongroom_server.hsm.token import TokenSession
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run these tests on the event loop that the server runs on."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session", autouse=True)

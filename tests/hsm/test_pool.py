@@ -277,6 +277,43 @@ async def test_wrong_pin_is_tried_once(token: TestToken, shim: Shim) -> None:
     await pool.close(0)
 
 
+async def test_last_try_of_a_pin_is_left_to_a_person(token: TestToken, shim: Shim) -> None:
+    """When one more failure would lock the token, the login is not even tried."""
+    shim.always("C_GetTokenInfo", "final-try")
+    pool = SessionPool("eu-test", shim.wrap(token.settings), SystemClock())
+    with pytest.raises(StartRefusedError, match="one try left"):
+        await pool.start()
+    assert shim.logins == 0
+
+
+async def test_creations_beside_load(token: TestToken) -> None:
+    """Keys made under load disturb nobody, and each is usable when its creation returns (H1)."""
+    observer = RecordingObserver()
+    async with running_pool(token.settings, observer) as pool:
+        first = new_ref()
+        await pool.create_version(first, deadline=in_seconds())
+        done = asyncio.Event()
+
+        async def client() -> None:
+            while not done.is_set():
+                sealed = await pool.encrypt(first, b"x", AAD, deadline=in_seconds())
+                assert await pool.decrypt(first, sealed, AAD, deadline=in_seconds()) == b"x"
+
+        async def creator() -> None:
+            for _ in range(8):
+                ref = new_ref()
+                await pool.create_version(ref, deadline=in_seconds())
+                sealed = await pool.encrypt(ref, b"y", AAD, deadline=in_seconds())
+                assert await pool.decrypt(ref, sealed, AAD, deadline=in_seconds()) == b"y"
+
+        clients = [asyncio.create_task(client()) for _ in range(8)]
+        await asyncio.gather(*(creator() for _ in range(3)))
+        done.set()
+        await asyncio.gather(*clients)
+    assert {category for _, category in observer.operations} == {"ok"}
+    assert not observer.lost
+
+
 @pytest.mark.parametrize(
     ("content", "mode", "message"),
     [

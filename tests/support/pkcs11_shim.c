@@ -9,6 +9,7 @@
  *     hang         never return
  *     crash        abort the process
  *     corrupt      do the work, then flip a bit of the output (C_Encrypt)
+ *     final-try    do the work, then set CKF_USER_PIN_FINAL_TRY (C_GetTokenInfo)
  *
  * Each call of C_Login appends a line to SHIM_DIRECTORY/logins.
  *
@@ -62,6 +63,11 @@ static ul run(const char *name, int index, ul a, ul b, ul c, ul d, ul e, ul f)
     if (!strncmp(what, "corrupt", 7)) {
         ul rv = real->call[index](a, b, c, d, e, f);
         if (d) *(unsigned char *)d ^= 1;
+        return rv;
+    }
+    if (!strncmp(what, "final-try", 9)) {
+        ul rv = real->call[index](a, b, c, d, e, f);
+        *(ul *)(b + 96) |= 0x00020000; /* CK_TOKEN_INFO.flags, after label to serialNumber */
         return rv;
     }
     return strtoul(what, NULL, 0);

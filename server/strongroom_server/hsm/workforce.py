@@ -209,7 +209,11 @@ class Workforce:
             if self._stopped:
                 raise _StartFailedError(Report(StartStatus.PIN_REFUSED, 0, self._problem))
             began = self._clock.monotonic()
-            worker = await spawn(self._settings, self._owner, on_spawned=self._alive.add)
+            try:
+                worker = await spawn(self._settings, self._owner, on_spawned=self._alive.add)
+            except OSError as exc:  # no processes or descriptors left: try again later
+                self._problem = f"a worker process cannot be started: {exc}"
+                raise _StartFailedError(Report(StartStatus.FAULT, 0, self._problem)) from exc
             try:
                 report = await asyncio.wait_for(asyncio.shield(worker.report), START_SECONDS)
             except TimeoutError:
