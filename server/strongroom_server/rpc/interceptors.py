@@ -34,7 +34,7 @@ from strongroom_server.errors import (
 )
 from strongroom_server.ports import Clock
 from strongroom_server.rpc.call import Call
-from strongroom_server.rpc.status import to_status
+from strongroom_server.rpc.status import message_of, to_status
 
 __all__ = ["STAGES", "CallObserver", "Pipeline"]
 
@@ -219,7 +219,7 @@ class Pipeline:
             _log.error("internal error", request_id=call.request_id, exc_info=error.__cause__)
         metadata: list[tuple[str, str | bytes]] = [*_receipt_metadata(call)]
         metadata.append(("grpc-status-details-bin", details))
-        await call.context.abort(code, error.message, tuple(metadata))
+        await call.context.abort(code, message_of(error), tuple(metadata))
 
 
 def _receipt_metadata(call: Call) -> tuple[tuple[str, str], ...]:

@@ -12,9 +12,14 @@ from google.rpc import error_details_pb2, status_pb2
 
 from strongroom_server.errors import ArgumentInvalidError, Reason, StrongroomError
 
-__all__ = ["CODES", "to_status"]
+__all__ = ["CODES", "message_of", "to_status"]
 
 DOMAIN: Final = "strongroom"
+# A status travels in the trailers, its message twice. Clients drop trailers over 8 KiB and
+# see RESOURCE_EXHAUSTED instead of the reason, so what a caller can make longer is cut.
+MAX_MESSAGE_BYTES: Final = 800
+MAX_VIOLATIONS: Final = 6
+MAX_DESCRIPTION_BYTES: Final = 300
 
 CODES: Final[dict[Reason, grpc.StatusCode]] = {
     Reason.ARGUMENT_INVALID: grpc.StatusCode.INVALID_ARGUMENT,
@@ -52,9 +57,11 @@ def to_status(error: StrongroomError, *, request_id: str) -> tuple[grpc.StatusCo
             error_details_pb2.BadRequest(
                 field_violations=[
                     error_details_pb2.BadRequest.FieldViolation(
-                        field=v.field, description=v.description, reason=v.rule
+                        field=v.field,
+                        description=_cut(v.description, MAX_DESCRIPTION_BYTES),
+                        reason=v.rule,
                     )
-                    for v in error.violations
+                    for v in error.violations[:MAX_VIOLATIONS]
                 ]
             )
         )
@@ -63,9 +70,22 @@ def to_status(error: StrongroomError, *, request_id: str) -> tuple[grpc.StatusCo
         delay = duration_pb2.Duration(seconds=int(seconds), nanos=int(fraction * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     details.append(error_details_pb2.RequestInfo(request_id=request_id))
-    status = status_pb2.Status(code=code.value[0], message=error.message)
+    status = status_pb2.Status(code=code.value[0], message=message_of(error))
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
     return code, status.SerializeToString()
+
+
+def message_of(error: StrongroomError) -> str:
+    """Return the message as it is sent, at most 800 bytes."""
+    return _cut(error.message, MAX_MESSAGE_BYTES)
+
+
+def _cut(text: str, limit_bytes: int) -> str:
+    data = text.encode(errors="replace")
+    if len(data) <= limit_bytes:
+        return text
+    # "ignore" drops a character that the cut went through.
+    return data[: limit_bytes - 3].decode(errors="ignore") + "…"
