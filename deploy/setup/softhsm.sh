@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # See to it that SoftHSM 2 is there: the system's, or unpacked into .cache/softhsm.
+# Needs .venv (python.sh).
 #
 #   STRONGROOM_SETUP_FORCE_UNPACK=1    behave as without root and without SoftHSM
 set -euo pipefail
@@ -11,27 +12,25 @@ force_unpack=${STRONGROOM_SETUP_FORCE_UNPACK:-}
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-# Both are needed: the module, and softhsm2-util, which makes tokens.
+# Asked of the code that will look for it, so that the two cannot disagree.
 has_softhsm() {
-    local root=$1 module
-    [ -x "$root/usr/bin/softhsm2-util" ] || [ -x "$root/usr/local/bin/softhsm2-util" ] || return 1
-    for module in "$root"/usr/{lib,lib64,local/lib}/{,*/}{softhsm,pkcs11}/libsofthsm2.so; do
-        [ -e "$module" ] && return
-    done
-    return 1
+    .venv/bin/python -c 'from strongroom_server.hsm.softhsm import find_softhsm; find_softhsm()' 2>/dev/null
 }
 
-[ -z "$force_unpack" ] && has_softhsm "" && exit 0
-has_softhsm "${STRONGROOM_SOFTHSM_PREFIX:-$target}" && exit 0
+if [ -n "$force_unpack" ]; then
+    export STRONGROOM_SOFTHSM_PREFIX="$target" # there and nowhere else
+fi
+has_softhsm && exit 0
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
-    die "SoftHSM 2 is missing; install it: softhsm2 (Alpine: softhsm; Fedora: softhsm; macOS: brew install softhsm)"
+    die "SoftHSM 2 is missing; install it: the package softhsm2 (Debian, Ubuntu) or softhsm (Fedora)"
 fi
 
 if [ -z "$force_unpack" ] && [ "$(id -u)" = 0 ]; then
     say "installing softhsm2"
     bash deploy/setup/apt_install.sh softhsm2 || die "apt-get cannot install the package softhsm2; install it by hand"
-    exit 0
+    has_softhsm && exit 0
+    die "the package softhsm2 is installed, but SoftHSM is not found"
 fi
 
 say "unpacking softhsm2 into $target"
@@ -42,4 +41,5 @@ bash deploy/setup/unpack.sh "$target.new" softhsm2 libsofthsm2 softhsm2-common |
 missing=$(find "$target.new" -name libsofthsm2.so -type f -exec ldd {} + | awk '/not found/ { print $1 }')
 [ -z "$missing" ] || die "SoftHSM needs $missing, which this system lacks; ask for the package softhsm2 to be installed"
 rm -rf "$target"
-mv "$target.new" "$target" # whole or not at all: has_softhsm believes what it sees
+mv "$target.new" "$target" # whole or not at all
+has_softhsm || die "SoftHSM was unpacked into $target and is not found there"
