@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Final, Protocol
@@ -89,6 +90,15 @@ class AuditService:
         """Take the spools by region, and the principals that may read them."""
         self._sources = sources
         self._consumers = consumers
+        self._draining: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def end_streams(self) -> None:
+        """End every stream once it has sent what is durable: it would never end by itself.
+
+        What becomes durable later stays in the spool until the consumer asks again.
+        """
+        if not self._draining.done():
+            self._draining.set_result(None)
 
     async def StreamRecords(  # noqa: N802 - the names of gRPC methods
         self, request: messages.StreamRecordsRequest, call: Call
@@ -104,7 +114,8 @@ class AuditService:
                 "from_sequence", "spool.sequence", f"the spool holds {oldest} to {newest}"
             )
         while True:
-            await durable.wait_for(start)
+            if not await self._has_record(durable, start):
+                return
             records = await durable.read(
                 start, max_records=MAX_BATCH_RECORDS, max_bytes=MAX_BATCH_BYTES
             )
@@ -146,6 +157,17 @@ class AuditService:
             time.FromDatetime(oldest)
             response.oldest_unacknowledged_time.CopyFrom(time)
         return response
+
+    async def _has_record(self, durable: DurableRecords, sequence: int) -> bool:
+        """Wait for a record; return False when the streams end before there is one."""
+        if durable.last_sequence >= sequence:
+            return True
+        waiting = asyncio.ensure_future(durable.wait_for(sequence))
+        try:
+            await asyncio.wait((waiting, self._draining), return_when=asyncio.FIRST_COMPLETED)
+            return waiting.done()
+        finally:
+            waiting.cancel()
 
     def _source(self, region: str, call: Call) -> RecordSource:
         if call.principal not in self._consumers:

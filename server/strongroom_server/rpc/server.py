@@ -64,6 +64,7 @@ class GrpcServer:
         """
         self._server = grpc.aio.server(options=_options(max_connection_age_seconds))
         self._health = aio_health.HealthServicer()
+        self._audit = audit
         key_service_pb2_grpc.add_KeyServiceServicer_to_server(
             pipeline.intercept(key_service.SERVICE, keys, key_service.METHODS), self._server
         )
@@ -101,4 +102,5 @@ class GrpcServer:
         call has not been begun.
         """
         await self._health.enter_graceful_shutdown()
+        self._audit.end_streams()
         await self._server.stop(seconds)
