@@ -197,6 +197,18 @@ async def test_failing_store_delays_and_loses_nothing(
     assert await request_ids(spool) == ["change-1"]
 
 
+async def test_row_without_encoding_is_refused_and_blocks_nothing_else(
+    trail: ShardAuditTrail, spool: Spool, outbox: MemoryOutbox
+):
+    """A row that has no encoding is refused at once; calls go on being recorded."""
+    outbox_id = outbox.commit(make_draft(peer="p" * 2**16))
+    with pytest.raises(AuditUnavailableError):
+        await trail.record_committed(outbox_id, deadline=soon())
+    assert (await trail.record(make_draft(), deadline=soon())).sequence == 1
+    assert len(outbox.rows) == 1
+    assert spool.durable_outbox_id == 0
+
+
 async def test_failing_store_stops_the_start(spool: Spool, outbox: MemoryOutbox):
     """The trail does not start on a store that it cannot read."""
     outbox.is_failing = True

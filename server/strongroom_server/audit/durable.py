@@ -95,7 +95,7 @@ class DurableRecords:
         """
         if from_sequence > self.last_sequence:
             return []
-        if from_sequence < self._index.first_sequence:
+        if from_sequence < max(1, self._index.first_sequence):
             raise ArgumentInvalidError.of(
                 "from_sequence",
                 "spool.deleted",
@@ -159,7 +159,10 @@ class DurableRecords:
                     self.unacknowledged_bytes = 0
                     self.oldest_unacknowledged_time = None
                     return
-                located = await asyncio.to_thread(locate_record, window)
+                try:
+                    located = await asyncio.to_thread(locate_record, window)
+                except SpoolDamagedError as exc:
+                    raise self._damaged(str(exc)) from exc
             self._note_unacknowledged(window, *located)
 
     def _persist(

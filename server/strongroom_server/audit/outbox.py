@@ -126,6 +126,10 @@ class ShardAuditTrail:
                 _log.warning("audit_outbox_waits", region=self._region, problem=exc.message)
                 self._fail_waiters(exc.message)
                 delay = _RETRY_SECONDS
+            except Exception:  # noqa: BLE001 - the task's edge: it must outlive a row it cannot read
+                _log.exception("audit_outbox_failed", region=self._region)
+                self._fail_waiters("the outbox cannot be moved to the audit spool")
+                delay = _RETRY_SECONDS
             else:
                 if self._spool.appended_outbox_id > self._deleted_through:
                     delay = _DELETE_AFTER_SECONDS

@@ -24,6 +24,7 @@ import structlog
 from strongroom.receipts import Receipt
 from strongroom_server.audit.durable import DurableRecords
 from strongroom_server.audit.files import NumberFile
+from strongroom_server.audit.index import SpoolDamagedError
 from strongroom_server.audit.journal import SEGMENT_BYTES, Journal, Placement
 from strongroom_server.audit.record import RecordInvalidError, encode_record
 from strongroom_server.audit.recovery import DURABLE, OpenedSpool, open_spool
@@ -35,7 +36,7 @@ from strongroom_server.audit.segment import (
     next_chain,
 )
 from strongroom_server.audit.writer import Outcome, SpoolWriter
-from strongroom_server.errors import AuditUnavailableError, InternalError
+from strongroom_server.errors import AuditUnavailableError, InternalError, StartRefusedError
 from strongroom_server.ports import AuditDraft, Clock
 
 __all__ = ["READY_BELOW_PRESSURE", "Spool", "SpoolStatus"]
@@ -145,7 +146,12 @@ class Spool:
                 cut_bytes=opened.recovered.cut_bytes,
             )
         spool = cls(opened, region, limit_bytes=limit_bytes)
-        await spool.durable.measure()
+        try:
+            await spool.durable.measure()
+        except SpoolDamagedError as exc:
+            raise StartRefusedError(
+                f"{exc}, and it was whole a moment ago; see to the disk"
+            ) from exc
         return spool
 
     def ensure_accepting(self) -> None:
