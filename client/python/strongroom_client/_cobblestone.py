@@ -22,6 +22,8 @@ from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA512
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from strongroom_client.errors import EnvelopeInvalidError
 
@@ -58,20 +60,20 @@ _new_bytes: Final = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_char_p, ctypes.
     ("PyBytes_FromStringAndSize", ctypes.pythonapi)
 )
 
+_SHA512: Final = SHA512()
+_DERIVED_BYTES: Final = KEY_BYTES + NONCE_BYTES + COMMITMENT_BYTES
 _INFO_PREFIX: Final = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\x00"
 
 
 def _derive(input_key: Buffer, salt: bytes, context: bytes) -> tuple[AESGCM, int, bytes]:
-    """Derive the AEAD, the base nonce as a number, and the commitment.
-
-    HKDF-Expand with 76 bytes of output is T(1) || T(2), RFC 5869, 2.3; written out on
-    `hmac.digest` because this is the larger part of the cost of a small message.
-    """
-    info = _INFO_PREFIX + salt + context
-    first = hmac.digest(input_key, info + b"\x01", "sha512")
-    second = hmac.digest(input_key, first + info + b"\x02", "sha512")
-    base_nonce = int.from_bytes(first[32:44], "big")
-    return AESGCM(first[:32]), base_nonce, first[44:] + second[:12]
+    """Derive the AEAD, the base nonce as a number, and the commitment (RFC 5869, 2.3)."""
+    info = b"".join((_INFO_PREFIX, salt, context))
+    derived = HKDFExpand(_SHA512, KEY_BYTES + NONCE_BYTES + COMMITMENT_BYTES, info).derive(
+        input_key
+    )
+    # The AEAD gets a key that nobody else can write to: it may keep a reference instead of
+    # a copy, and a buffer wiped behind its back would encrypt under zeros.
+    return AESGCM(derived[:32]), int.from_bytes(derived[32:44], "big"), derived[44:]
 
 
 class Encryptor:

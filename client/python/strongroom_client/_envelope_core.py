@@ -15,7 +15,7 @@ from strongroom_client._core import Operation, encode_context, parse_name
 from strongroom_client._data_key import DataKey
 from strongroom_client._fallback import NEXT_KEY, RegionHealth, most_telling
 from strongroom_client._format import Header, WrappedKey
-from strongroom_client.data_key_cache import CacheUse, DataKeyCache
+from strongroom_client.data_key_cache import DataKeyCache
 from strongroom_client.errors import (
     ArgumentInvalidError,
     EnvelopeInvalidError,
@@ -28,6 +28,10 @@ __all__ = ["EnvelopeCore"]
 
 #: Attempts per wrapped key while there are others to try.
 ATTEMPTS_WITH_ALTERNATIVE: Final = 2
+
+# The two kinds of names in the cache never meet: who may only decrypt makes no messages.
+_SEALING: Final = b"S"
+_OPENING: Final = b"O"
 
 
 class EnvelopeCore:
@@ -59,7 +63,7 @@ class EnvelopeCore:
             NoEndpointError: A key is in a region without endpoint.
         """
         self._keys = _check_keys(keys, regions)
-        self._cache_name = "\n".join(self._keys).encode() + b"\n"
+        self._cache_name = _SEALING + "\n".join(self._keys).encode() + b"\n"
         self._regions = tuple(regions)
         self._cache = cache
         self._health = health
@@ -144,12 +148,12 @@ class EnvelopeCore:
             return data_key
         name = self._cache_name + aad
         size = message_bytes or 0
-        cached = cache.take(CacheUse.ENCRYPT, name, size)
+        cached = cache.take(name, size)
         if cached is not None:
             return cached
         made_at = cache.now()
         data_key = yield from self._generate(context)
-        cache.put(CacheUse.ENCRYPT, name, data_key, size, made_at=made_at)
+        cache.put(name, data_key, size, made_at=made_at)
         return data_key
 
     def _generate(self, context: Mapping[str, str]) -> Operation[DataKey]:
@@ -186,13 +190,13 @@ class EnvelopeCore:
             data_key.retire()
             return data_key
         for wrapped in header.wrapped_keys:
-            cached = cache.take(CacheUse.DECRYPT, _digest(wrapped, header.aad), message_bytes)
+            cached = cache.take(_digest(wrapped, header.aad), message_bytes)
             if cached is not None:
                 return cached
         made_at = cache.now()
         wrapped, data_key = yield from self._unwrap_first(header)
         name = _digest(wrapped, header.aad)
-        cache.put(CacheUse.DECRYPT, name, data_key, message_bytes, made_at=made_at)
+        cache.put(name, data_key, message_bytes, made_at=made_at)
         return data_key
 
     def _unwrap_first(self, header: Header) -> Operation[tuple[WrappedKey, DataKey]]:
@@ -285,4 +289,5 @@ def _digest(wrapped: WrappedKey, aad: bytes) -> bytes:
     # The two names have lengths that the blob's own does not change: the key name has no
     # zero byte, and the blob's length stands before it.
     size = len(wrapped.blob).to_bytes(2, "big")
-    return hashlib.sha256(b"".join((wrapped.key.encode(), b"\0", size, wrapped.blob, aad))).digest()
+    text = b"".join((wrapped.key.encode(), b"\0", size, wrapped.blob, aad))
+    return _OPENING + hashlib.sha256(text).digest()

@@ -8,7 +8,6 @@ with that in mind, or use no cache.
 
 from __future__ import annotations
 
-import enum
 import threading
 import time
 from collections import OrderedDict
@@ -18,7 +17,7 @@ from typing import Final
 
 from strongroom_client._data_key import DataKey
 
-__all__ = ["CacheUse", "DataKeyCache"]
+__all__ = ["DataKeyCache"]
 
 DEFAULT_MAX_AGE_SECONDS: Final = 300.0
 #: Far below what Cobblestone-256 allows (2^45 messages of 1 GiB): these two bound how much
@@ -26,13 +25,6 @@ DEFAULT_MAX_AGE_SECONDS: Final = 300.0
 DEFAULT_MAX_MESSAGES: Final = 2**16
 DEFAULT_MAX_BYTES: Final = 2**36  # 64 GiB
 DEFAULT_MAX_ENTRIES: Final = 1000
-
-
-class CacheUse(enum.Enum):
-    """What a cached key is for. The two never mix: who may decrypt may not make messages."""
-
-    ENCRYPT = enum.auto()
-    DECRYPT = enum.auto()
 
 
 @dataclass(slots=True)
@@ -88,20 +80,19 @@ class DataKeyCache:
         self._monotonic = monotonic
         # Guards `_entries`: least recently used first.
         self._lock = threading.Lock()
-        self._entries: OrderedDict[tuple[CacheUse, bytes], _Entry] = OrderedDict()
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
 
     def __len__(self) -> int:
         """Return how many entries there are, aged ones included."""
         return len(self._entries)
 
-    def take(self, use: CacheUse, name: bytes, message_bytes: int) -> DataKey | None:
+    def take(self, name: bytes, message_bytes: int) -> DataKey | None:
         """Return the key under `name` for one more message, acquired; None if there is none.
 
         Internal to the SDK, like `put`.
         """
-        index = (use, name)
         with self._lock:
-            entry = self._entries.get(index)
+            entry = self._entries.get(name)
             if entry is None:
                 return None
             if (
@@ -109,22 +100,19 @@ class DataKeyCache:
                 or entry.messages >= self._max_messages
                 or entry.bytes_ + message_bytes > self._max_bytes
             ):
-                del self._entries[index]
+                del self._entries[name]
                 entry.data_key.retire()
                 return None
             entry.messages += 1
             entry.bytes_ += message_bytes
-            self._entries.move_to_end(index)
+            self._entries.move_to_end(name)
             # Under the lock: nobody can retire and wipe the key in between.
             return entry.data_key.acquire()
 
-    def put(
-        self, use: CacheUse, name: bytes, data_key: DataKey, message_bytes: int, *, made_at: float
-    ) -> None:
+    def put(self, name: bytes, data_key: DataKey, message_bytes: int, *, made_at: float) -> None:
         """Keep `data_key`, which has protected one message already, and own its retirement.
 
         Args:
-            use: What it is for.
             name: What it will be asked for by.
             data_key: The key; another one under this name is retired.
             message_bytes: Length of the message it was made for.
@@ -135,11 +123,10 @@ class DataKeyCache:
             if message_bytes > self._max_bytes or self._max_messages == 1:
                 retired.append(data_key)
             else:
-                index = (use, name)
-                old = self._entries.pop(index, None)
+                old = self._entries.pop(name, None)
                 if old is not None:
                     retired.append(old.data_key)
-                self._entries[index] = _Entry(
+                self._entries[name] = _Entry(
                     data_key, made_at + self._max_age_seconds, 1, message_bytes
                 )
                 while len(self._entries) > self._max_entries:
@@ -155,8 +142,8 @@ class DataKeyCache:
         """Drop, and so wipe, every entry that is too old. Entries are else dropped on use only."""
         now = self._monotonic()
         with self._lock:
-            expired = [index for index, entry in self._entries.items() if now >= entry.expires]
-            keys = [self._entries.pop(index).data_key for index in expired]
+            expired = [name for name, entry in self._entries.items() if now >= entry.expires]
+            keys = [self._entries.pop(name).data_key for name in expired]
         for key in keys:
             key.retire()
 

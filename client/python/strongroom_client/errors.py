@@ -36,6 +36,7 @@ __all__ = [
     "PeerUnauthenticatedError",
     "PolicyDeniedError",
     "PolicyInvalidError",
+    "RecordNotFoundError",
     "RequestIdReusedError",
     "ResponseInvalidError",
     "ShardUnavailableError",
@@ -137,6 +138,13 @@ class KeyNotFoundError(StrongroomError):
     """There is no such key or alias, or the caller may not see it."""
 
     reason = "KEY_NOT_FOUND"
+    default_code = "NOT_FOUND"
+
+
+class RecordNotFoundError(StrongroomError):
+    """The audit log has no such record, or not yet."""
+
+    reason = "RECORD_NOT_FOUND"
     default_code = "NOT_FOUND"
 
 
@@ -311,6 +319,7 @@ _BY_REASON: Final[Mapping[str, type[StrongroomError]]] = MappingProxyType(
             PeerUnauthenticatedError,
             PolicyDeniedError,
             PolicyInvalidError,
+            RecordNotFoundError,
             RequestIdReusedError,
             ShardUnavailableError,
             WrongKeyError,

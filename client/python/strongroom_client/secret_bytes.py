@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -21,10 +20,9 @@ class SecretBytes(bytearray):
 
         Thread safety: the caller makes sure that nobody is using the bytes.
         """
-        size = len(self)
-        if size:
-            # The buffer is written through its address: no temporary copy is made.
-            ctypes.memset((ctypes.c_char * size).from_buffer(self), 0, size)
+        # Through a view, which can only write in place: never to a new buffer.
+        with memoryview(self) as view:
+            view[:] = bytes(len(view))
 
     def __enter__(self) -> Self:
         return self
