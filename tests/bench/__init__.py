@@ -1,0 +1,1 @@
+"""Benchmarks: floors, us and peers in one run. `make bench` runs `python -m tests.bench`."""
