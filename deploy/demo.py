@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,7 @@ class Demo:
         config = (
             self.layout.client_config if who == "operator" else self.layout.client_config_of(who)
         )
-        print(f"    {who}$ strongroom {' '.join(arguments)}")
+        print(f"    {who}$ strongroom {shlex.join(arguments)}")
         done = subprocess.run(
             [str(STRONGROOM), *arguments],
             cwd=self.directory,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pty
 import random
+import signal
 import stat
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,7 +141,7 @@ def test_one_bad_file_does_not_stop_the_others(cli, tmp_path: Path):
     out = tmp_path / "out"
     answer = cli("decrypt", *envelopes, "--output-dir", out, code=6)
     assert sorted(path.name for path in out.iterdir()) == ["a", "c"]
-    assert f"{envelopes[1]}:\nerror: ENVELOPE_INVALID" in answer.stderr
+    assert f"error: ENVELOPE_INVALID: {envelopes[1]}: " in answer.stderr
     assert "1 of 3 files left out" in answer.stderr
 
 
@@ -197,3 +201,47 @@ def test_a_region_that_is_down_is_unavailable(deployment, tmp_path: Path):
         fleet.wait_ready(120)
     assert answer.error["reason"] in {"UNREACHABLE", "DEADLINE_EXCEEDED"}
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_an_interrupt_leaves_no_file(cli, tmp_path: Path):
+    """Ctrl-C ends with 130; neither the result nor a temporary file stays."""
+    target = tmp_path / "out"
+    with subprocess.Popen(
+        cli.command("encrypt", "-", "--key", EU, "--out", target),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(os.urandom(CHUNK))
+        process.stdin.flush()
+        deadline = time.monotonic() + 60
+        while not _left_over(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_is_shown_on_a_terminal_only(cli, tmp_path: Path):
+    """With a terminal as standard error there is a bar; standard output stays clean."""
+    source = tmp_path / "data"
+    source.write_bytes(os.urandom(CHUNK))
+    ours, theirs = pty.openpty()
+    try:
+        command = cli.command("encrypt", source, "--key", EU, "--out", "-")
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            env={**os.environ, "TERM": "xterm"},
+        ) as process:
+            sealed, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert read_envelope_info(sealed).keys
+        assert os.read(ours, 2**16)
+    finally:
+        os.close(theirs)
+        os.close(ours)

@@ -77,6 +77,15 @@ def test_an_alias_names_one_key(cli, key):
     assert again.error["reason"] == "ALIAS_EXISTS"
 
 
+def test_a_key_without_its_alias_is_named(cli, key):
+    """When the alias is taken, the error says which key was made without it."""
+    assert key
+    refused = cli("keys", "create", "--alias", "orders/files", "-o", "json", code=5)
+    assert refused.error["reason"] == "ALIAS_EXISTS"
+    made = refused.error["message"].partition("the key ")[2].split()[0].rstrip(",")
+    assert cli("keys", "show", made, "-o", "json").json["state"] == "ENABLED"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [

@@ -50,7 +50,10 @@ def tail(
     config: ConfigOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Print the newest records. JSON is one record a line: its exact bytes, as hashed."""
+    """Print the newest records.
+
+    JSON is one record a line: its exact bytes, as hashed.
+    """
     from strongroom_server.cli.audit_remote import AuditLogClient
     from strongroom_server.cli.connection import load_client_options
     from strongroom_server.cli.failures import CliError
@@ -96,7 +99,10 @@ def verify(
     ] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Verify a whole log offline, from its files and the verifier key alone."""
+    """Verify a whole log offline.
+
+    From its files and the verifier key alone.
+    """
     from strongroom_auditlog.keys import load_verifier_key
     from strongroom_auditlog.verify import verify_log
     from strongroom_server.cli.audit_receipts import parse_receipt, read_receipts
@@ -153,7 +159,9 @@ def prove(
     config: ConfigOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Ask the audit log for the proof that a receipt's record is in it (C2SP tlog-proof).
+    """Prove that a receipt's record is logged.
+
+    Asks the audit log for the inclusion proof and writes it as a C2SP tlog-proof.
 
     A record is durable before its answer, and in the log a moment later.
     """
@@ -194,7 +202,10 @@ def check_proof(
     ] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Check a proof offline: the record is in the log that the verifier key belongs to."""
+    """Check a proof offline.
+
+    The record must be in the log that the verifier key belongs to.
+    """
     from strongroom_auditlog.keys import load_verifier_key
     from strongroom_auditlog.proofs import TlogProof, verify_proof, verify_receipt_proof
     from strongroom_server.cli.audit_receipts import parse_receipt

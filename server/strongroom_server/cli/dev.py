@@ -15,14 +15,19 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-DirOption = Annotated[Path, typer.Option("--dir", help="Directory of the deployment.")]
+DirOption = Annotated[
+    Path, typer.Option("--dir", metavar="DIR", help="Directory of the deployment.")
+]
 RegionsOption = Annotated[
     list[str] | None,
-    typer.Option("--region", help="Region; may be repeated. Default: eu-1 and us-1."),
+    typer.Option(
+        "--region", metavar="REGION", help="Region; may be repeated. Default: eu-1 and us-1."
+    ),
 ]
 PortBaseOption = Annotated[
     int,
     typer.Option(
+        metavar="PORT",
         min=0,
         max=60000,
         help="First port; the ops ports lie 2021 above. 0 takes free ports.",
@@ -40,9 +45,10 @@ def init(
         typer.Option("--renew-certificates", help="Issue all certificates anew, same CA."),
     ] = False,
 ) -> None:
-    """Make a deployment: CA, certificates, one SoftHSM token a region, configurations.
+    """Make a deployment.
 
-    A complete deployment is left as it is.
+    CA, certificates, one SoftHSM token for each region, configurations. A complete
+    deployment is left as it is.
     """
     from strongroom_server.cli import dev_init
     from strongroom_server.cli.dev_layout import Layout
@@ -67,9 +73,10 @@ def up(
     regions: RegionsOption = None,
     port_base: PortBaseOption = 7443,
 ) -> None:
-    """Run a deployment until Ctrl-C; make it first when it is not there.
+    """Run a deployment until Ctrl-C.
 
-    Standard output gets one line to source: export STRONGROOM_CONFIG=...
+    Makes it first when it is not there. Standard output gets one line to source:
+    export STRONGROOM_CONFIG=...
     """
     from strongroom_server.cli import dev_init
     from strongroom_server.cli.dev_layout import Layout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -78,8 +78,8 @@ def run_jobs(
                 failure = describe(exc)
                 if failure is None or isinstance(exc, BrokenPipeError) or len(jobs) == 1:
                     raise
-                note(f"{_name(job.source)}:")
-                note(format_failure(failure, as_json=output is Format.JSON))
+                told = replace(failure, message=f"{_name(job.source)}: {failure.message}")
+                note(format_failure(told, as_json=output is Format.JSON))
                 first_failure = first_failure or failure.exit_code
                 continue
             if work.shows_context:
@@ -94,7 +94,8 @@ def run_jobs(
     if output is Format.JSON and all(job.target is not None for job in jobs):
         print_rows(reports, COLUMNS, output)
     if first_failure is not None:
-        note(f"{len(jobs) - len(reports)} of {len(jobs)} files left out")
+        if output is not Format.JSON:
+            note(f"{len(jobs) - len(reports)} of {len(jobs)} files left out")
         raise typer.Exit(first_failure)
 
 

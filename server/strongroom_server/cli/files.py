@@ -20,7 +20,7 @@ from strongroom_server.cli.options import (
 __all__ = ["decrypt", "encrypt", "rekey"]
 
 FilesArgument = Annotated[
-    list[Path], typer.Argument(metavar="FILE...", help="Files; - is standard input.")
+    list[Path], typer.Argument(metavar="FILE", help="Files; - is standard input.")
 ]
 KeysOption = Annotated[
     list[str],
@@ -50,7 +50,7 @@ def encrypt(
     config: ConfigOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Encrypt files under a key of the service; FILE becomes FILE.srm.
+    """Encrypt files; FILE becomes FILE.srm.
 
     Files of one command share a data key. An envelope appears only when it is complete.
     """
@@ -123,9 +123,10 @@ def rekey(
     config: ConfigOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Wrap the data keys of envelopes anew, under the keys named; in place.
+    """Wrap the data keys of envelopes anew.
 
-    The body is not touched: use it after `keys rotate`, or to add or drop a region.
+    In place, under the keys named. The body is not touched: use it after
+    `keys rotate`, or to add or drop a region.
     """
     from strongroom_client import ANY_CONTEXT, stream
     from strongroom_server.cli.file_jobs import Work, run_jobs

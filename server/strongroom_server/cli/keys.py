@@ -34,7 +34,9 @@ VERSION_COLUMNS = ("number", "is_primary", "create_time", "reserved_uses")
 def create(
     *,
     region: RegionOption = None,
-    description: Annotated[str, typer.Option(help="Words for people; never secrets.")] = "",
+    description: Annotated[
+        str, typer.Option(metavar="TEXT", help="Words for people; never secrets.")
+    ] = "",
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Cedar policy set of the key.")
     ] = None,
@@ -48,7 +50,7 @@ def create(
 
     Without a policy its creator and the administrators may use it, nobody else.
     """
-    from strongroom_client import KmsClient
+    from strongroom_client import KmsClient, StrongroomError
     from strongroom_server.cli.connection import load_client_options
     from strongroom_server.cli.failures import CliError
     from strongroom_server.cli.output import print_fields
@@ -65,7 +67,12 @@ def create(
         key = client.create_key(home, description=description, policy=text)
         fields = describe_key(key)
         if alias_name is not None:
-            made = client.create_alias(home, alias_id=alias_name.alias, key=key.name)
+            try:
+                made = client.create_alias(home, alias_id=alias_name.alias, key=key.name)
+            except StrongroomError as exc:
+                raise CliError(
+                    exc.reason, f"{exc}; the key {key.name} was made, without the alias"
+                ) from exc
             fields["alias"] = made.name
     print_fields(fields, output)
 
@@ -77,7 +84,10 @@ def list_(
     config: ConfigOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """List the keys of a region that you may see, oldest first."""
+    """List the keys that you may see.
+
+    Those of one region, oldest first.
+    """
     from strongroom_client import KmsClient
     from strongroom_server.cli.connection import load_client_options
     from strongroom_server.cli.output import print_rows
@@ -119,7 +129,10 @@ def rotate(
     config: ConfigOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Make a new primary version; older ones go on decrypting."""
+    """Make a new primary version of a key.
+
+    Older versions go on decrypting.
+    """
     _change("rotate", key, region, config, output)
 
 
@@ -143,7 +156,10 @@ def disable(
     config: ConfigOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Stop every use of a key; takes effect everywhere within one second."""
+    """Stop every use of a key.
+
+    Takes effect everywhere within one second.
+    """
     _change("disable", key, region, config, output)
 
 

@@ -57,6 +57,7 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config",
+        metavar="FILE",
         envvar="STRONGROOM_CONFIG",
         help="Client configuration. Default: $XDG_CONFIG_HOME/strongroom/client.toml, "
         "else ./dev/client.toml when it exists.",
@@ -64,7 +65,7 @@ ConfigOption = Annotated[
 ]
 RegionOption = Annotated[
     str | None,
-    typer.Option("--region", help="Region of names that do not say one."),
+    typer.Option("--region", metavar="REGION", help="Region of names that do not say one."),
 ]
 ContextOption = Annotated[
     list[str] | None,

@@ -26,7 +26,7 @@ __all__ = ["datakey", "random"]
 
 def datakey(
     *,
-    key: Annotated[str, typer.Option("--key", help="Key that wraps the data key.")],
+    key: Annotated[str, typer.Option("--key", metavar="KEY", help="Key that wraps the data key.")],
     context: ContextOption = None,
     number_of_bytes: Annotated[
         int, typer.Option("--bytes", min=1, max=1024, help="Length of the data key.")
@@ -45,7 +45,7 @@ def datakey(
     config: ConfigOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Make a data key, wrapped under a key; by default without its plaintext."""
+    """Make a data key, wrapped under a key."""
     from strongroom_client import KmsClient
     from strongroom_server.cli.connection import load_client_options
     from strongroom_server.cli.failures import CliError
@@ -92,7 +92,10 @@ def random(
     config: ConfigOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Take N random bytes, 1 to 1,024, from the HSM of a region."""
+    """Take random bytes from an HSM.
+
+    1 to 1,024 of them, from the HSM of a region.
+    """
     from strongroom_client import KmsClient
     from strongroom_server.cli.connection import load_client_options
     from strongroom_server.cli.result_files import Destination

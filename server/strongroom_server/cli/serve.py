@@ -14,12 +14,18 @@ config_app = typer.Typer(
 )
 
 ConfigFileOption = Annotated[
-    Path, typer.Option("--config", help="TOML file; `strongroom dev init` writes examples.")
+    Path,
+    typer.Option(
+        "--config", metavar="FILE", help="TOML file; `strongroom dev init` writes examples."
+    ),
 ]
 
 
 def serve(config: ConfigFileOption) -> None:
-    """Serve one or more regions until SIGTERM, which drains: no request is lost."""
+    """Serve regions until SIGTERM.
+
+    SIGTERM drains: no new calls, those under way end, no answer is lost.
+    """
     from strongroom_server.app import run
     from strongroom_server.cli.config_kinds import load_server_config
 
@@ -32,7 +38,11 @@ def audit_log(
         bool, typer.Option("--init", help="Make an empty log and its signing key, then end.")
     ] = False,
 ) -> None:
-    """Collect the records of every shard in a Merkle log and serve proofs until SIGTERM."""
+    """Keep the records of all regions in a log.
+
+    Reads every shard's spool, appends to a Merkle log, signs checkpoints and serves
+    proofs until SIGTERM.
+    """
     from strongroom_auditlog.app import initialize, run
     from strongroom_server.cli.config_kinds import load_audit_log_config
     from strongroom_server.cli.output import note
@@ -50,7 +60,10 @@ def audit_log(
 def check(
     file: Annotated[Path, typer.Argument(help="Configuration of a server, audit log or client.")],
 ) -> None:
-    """Read a configuration as its process would; print ok, or every mistake."""
+    """Read a configuration as its process would.
+
+    Prints ok, or every mistake and ends with 2.
+    """
     from strongroom_server.cli.config_kinds import check_config
 
     print(f"{file}: ok, configuration of a {check_config(file)}")
