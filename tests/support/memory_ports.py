@@ -58,12 +58,13 @@ class MemoryClock:
 
 @dataclass
 class MemoryToken:
-    """AES-256-GCM in this process. `fault` is raised by every operation while it is set."""
+    """AES-256-GCM in this process; `fault` and `delay_seconds` are as long as they are set."""
 
     region: str
     materials: dict[KeyVersionRef, AESGCM] = field(default_factory=dict)
     operations: int = 0
     fault: Exception | None = None
+    delay_seconds: float = 0.0
 
     def _use(self, ref: KeyVersionRef) -> AESGCM:
         self._operate()
@@ -87,6 +88,7 @@ class MemoryToken:
         self, ref: KeyVersionRef, plaintext: bytes, aad: bytes, *, deadline: float
     ) -> bytes:
         del deadline
+        await asyncio.sleep(self.delay_seconds)
         iv = os.urandom(12)
         return iv + self._use(ref).encrypt(iv, plaintext, aad)
 
