@@ -95,8 +95,7 @@ class Encryptor:
         Raises:
             ValueError: The key or the salt has another length.
         """
-        if len(input_key) != KEY_BYTES or len(salt) != SALT_BYTES:
-            raise ValueError("the input key has 32 bytes, the salt 24")
+        _check_sizes(input_key, salt)
         self._aead, self._base_nonce, commitment = _derive(input_key, salt, context)
         self._counter = 0
         #: Salt and commitment: the first 56 bytes of the body.
@@ -222,6 +221,11 @@ class Decryptor:
             raise EnvelopeInvalidError from None
 
 
+def _check_sizes(input_key: Buffer, salt: bytes) -> None:
+    if len(input_key) != KEY_BYTES or len(salt) != SALT_BYTES:
+        raise ValueError("the input key has 32 bytes, the salt 24")
+
+
 def _check_counter(end: int) -> None:
     # chunked-encryption, "Message chunking": abort at 2^38 chunks. A finished or failed
     # object stands there too.
@@ -238,9 +242,9 @@ def encrypt(
     input_key: Buffer, plaintext: Buffer, *, salt: bytes, context: bytes, header: bytes = b""
 ) -> bytes:
     """Encrypt a message in memory; return `header` followed by the body."""
-    encryptor = Encryptor(input_key, salt=salt, context=context)
     if len(plaintext) < CHUNK_BYTES:
-        return b"".join((header, encryptor.prefix, encryptor.finalize(plaintext)))
+        return _encrypt_short(input_key, plaintext, salt, context, header)
+    encryptor = Encryptor(input_key, salt=salt, context=context)
     start = len(header) + PREFIX_BYTES
 
     def fill(out: memoryview) -> int:
@@ -254,6 +258,17 @@ def encrypt(
         return written + len(last)
 
     return _filled(len(header) + sealed_bytes(len(plaintext)), fill)
+
+
+def _encrypt_short(
+    input_key: Buffer, plaintext: Buffer, salt: bytes, context: bytes, header: bytes
+) -> bytes:
+    """Encrypt the one chunk of a short message, without an Encryptor: half of the calls."""
+    _check_sizes(input_key, salt)
+    aead, base_nonce, commitment = _derive(input_key, salt, context)
+    # Chunk 0: its nonce is the base nonce itself.
+    sealed = aead.encrypt(base_nonce.to_bytes(NONCE_BYTES, "big"), plaintext, None)
+    return b"".join((header, salt, commitment, sealed))
 
 
 def decrypt(input_key: Buffer, body: Buffer, *, context: bytes) -> bytes:

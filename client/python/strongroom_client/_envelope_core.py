@@ -72,7 +72,9 @@ class EnvelopeCore:
     def encrypt(self, plaintext: Buffer, encryption_context: Mapping[str, str]) -> Operation[bytes]:
         """Make an envelope in memory."""
         aad = encode_context("encryption_context", encryption_context)
-        data_key = yield from self._key_for_sealing(aad, encryption_context, len(plaintext))
+        data_key = self._cached_for_sealing(aad, len(plaintext))
+        if data_key is None:
+            data_key = yield from self._key_for_sealing(aad, encryption_context, len(plaintext))
         with data_key:
             random = self._random_bytes(_format.MESSAGE_ID_BYTES + _cobblestone.SALT_BYTES)
             immutable, header = _make_header(data_key, random[: _format.MESSAGE_ID_BYTES], aad)
@@ -95,7 +97,9 @@ class EnvelopeCore:
                 data key is a fresh one, because a cached one could not be accounted for.
         """
         aad = encode_context("encryption_context", encryption_context)
-        data_key = yield from self._key_for_sealing(aad, encryption_context, message_bytes)
+        data_key = self._cached_for_sealing(aad, message_bytes)
+        if data_key is None:
+            data_key = yield from self._key_for_sealing(aad, encryption_context, message_bytes)
         with data_key:
             random = self._random_bytes(_format.MESSAGE_ID_BYTES + _cobblestone.SALT_BYTES)
             immutable, header = _make_header(data_key, random[: _format.MESSAGE_ID_BYTES], aad)
@@ -137,23 +141,24 @@ class EnvelopeCore:
             authenticated = header.immutable + _encode_list(wrapped_keys)
             return authenticated + data_key.mac(authenticated)
 
+    def _cached_for_sealing(self, aad: bytes, message_bytes: int | None) -> DataKey | None:
+        """Return a cached data key for one message, acquired."""
+        if self._cache is None or message_bytes is None:
+            return None
+        return self._cache.take(self._cache_name + aad, message_bytes)
+
     def _key_for_sealing(
         self, aad: bytes, context: Mapping[str, str], message_bytes: int | None
     ) -> Operation[DataKey]:
-        """Return a data key for one message, acquired."""
-        cache = self._cache if message_bytes is not None else None
-        if cache is None:
+        """Return a fresh data key for one message, acquired, and cache it for others."""
+        cache = self._cache
+        if cache is None or message_bytes is None:
             data_key = yield from self._generate(context)
             data_key.retire()
             return data_key
-        name = self._cache_name + aad
-        size = message_bytes or 0
-        cached = cache.take(name, size)
-        if cached is not None:
-            return cached
         made_at = cache.now()
         data_key = yield from self._generate(context)
-        cache.put(name, data_key, size, made_at=made_at)
+        cache.put(self._cache_name + aad, data_key, message_bytes, made_at=made_at)
         return data_key
 
     def _generate(self, context: Mapping[str, str]) -> Operation[DataKey]:
