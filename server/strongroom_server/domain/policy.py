@@ -67,6 +67,9 @@ action Encrypt, Decrypt, ReEncryptFrom, ReEncryptTo, GenerateDataKey,
   appliesTo { principal: [Principal], resource: [Key], context: CallContext };
 """
 
+# Parsed once: parsing it takes longer than everything else that is done with a policy.
+_PARSED_SCHEMA: Final = cedarpy.Schema.from_str(SCHEMA)
+
 _ADMINISTRATOR: Final = {"type": "Role", "id": "administrator"}
 
 # The groups of the schema. Cedar evaluates without it and so has to be told them: an
@@ -128,7 +131,7 @@ class CompiledPolicy:
                 message says where.
         """
         check_policy_text(text)
-        result = cedarpy.validate_policies(text, SCHEMA)
+        result = cedarpy.validate_policies(text, _PARSED_SCHEMA)
         if not result.validation_passed:
             mistakes = _shorten([str(error.error) for error in result.errors])
             raise PolicyInvalidError(f"policy: {mistakes or 'does not fit the schema'}")
