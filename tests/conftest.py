@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,3 +44,36 @@ def deployment(new_deployment: Deployment) -> Iterator[Deployment]:
     """Run a deployment of the test's own, for tests that do harm to it."""
     with running(new_deployment) as deployment:
         yield deployment
+
+
+@pytest.fixture
+def figures(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """Take what a test measured; it is shown at the end of the run, and in junit's XML."""
+
+    def take(**values: object) -> None:
+        for name, value in values.items():
+            record_property(name, value)
+
+    return take
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the figures."""
+    measured = [
+        (report.nodeid, report.user_properties)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", "") == "call" and report.user_properties
+    ]
+    if measured:
+        terminalreporter.section("figures")
+    for nodeid, properties in sorted(measured):
+        terminalreporter.write_line(nodeid)
+        for name, value in properties:
+            terminalreporter.write_line(f"    {name}: {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

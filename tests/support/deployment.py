@@ -68,7 +68,7 @@ class Deployment:
         for header, values in (("[server]", server or {}), ("[[shards]]", shard)):
             for name, value in values.items():
                 text = re.sub(rf"(?m)^{name} = .*\n", "", text)
-                text = text.replace(header + "\n", f"{header}\n{name} = {json.dumps(value)}\n")
+                text = text.replace(header + "\n", f"{header}\n{name} = {_toml(value)}\n")
         path.write_text(text)
 
     def host_all_in_first(self) -> None:
@@ -83,6 +83,12 @@ class Deployment:
             for path in self.layout.root.glob("*.toml"):
                 path.write_text(path.read_text().replace(old.address, new.address))
         self.fleet = Fleet(self.layout)
+
+    def with_root(self, root: Path) -> Deployment:
+        """Return a view on configuration files that were copied elsewhere; it runs nothing."""
+        copy = object.__new__(Deployment)
+        copy.layout, copy.fleet, copy.regions = Layout(root), self.fleet, self.regions
+        return copy
 
     # Processes.
 
@@ -128,8 +134,12 @@ class Deployment:
 
     def worker_pids(self, region: str) -> list[int]:
         """Return the HSM workers of a region's server."""
-        children = psutil.Process(self.pid(f"server-{region}")).children(recursive=True)
-        return [c.pid for c in children if "hsm.worker" in " ".join(c.cmdline())]
+        found = []
+        for child in psutil.Process(self.pid(f"server-{region}")).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                if "strongroom_server.hsm.worker" in child.cmdline():
+                    found.append(child.pid)
+        return found
 
     def kill(self, name: str) -> None:
         """Kill a process as a crash would."""
@@ -285,6 +295,12 @@ def running(deployment: Deployment) -> Iterator[Deployment]:
         for process in left:
             process.kill()
         assert not left, f"processes outlive their server: {left}"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {_toml(each)}" for name, each in value.items()) + " }"
+    return json.dumps(value)  # the same for texts, numbers, booleans and lists of them
 
 
 def _free_port_base() -> int:
