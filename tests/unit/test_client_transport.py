@@ -226,7 +226,7 @@ def test_a_bare_status_keeps_its_meaning() -> None:
         (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceededError),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, OverloadedError),
         (grpc.StatusCode.UNIMPLEMENTED, UnexpectedStatusError),
-        (grpc.StatusCode.CANCELLED, UnexpectedStatusError),
+        (grpc.StatusCode.CANCELLED, UnreachableError),
     ):
         error = error_from_status("eu-1", code, None, None)
         assert type(error) is kind

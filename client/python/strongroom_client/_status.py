@@ -32,6 +32,9 @@ _BARE: Final[dict[grpc.StatusCode, type[StrongroomError]]] = {
     grpc.StatusCode.UNAVAILABLE: UnreachableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
+    # A call that reaches a server in the moment in which it begins to drain is ended so by
+    # gRPC before anybody looks at it. (A caller's own cancellation never comes this way.)
+    grpc.StatusCode.CANCELLED: UnreachableError,
 }
 
 Metadata = Iterable[tuple[str, str | bytes]]
