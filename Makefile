@@ -32,8 +32,10 @@ up: setup ## A development deployment that keeps running; says how to reach it
 test: setup ## Every test
 	@$(ENVIRONMENT) $(BIN)/pytest -m "not soak"
 
-soak: setup ## The tests that take minutes
-	@$(ENVIRONMENT) $(BIN)/pytest -m soak --timeout 900
+soak: setup ## The tests that take minutes, and the rounds of the fault tests 20 times
+	@$(ENVIRONMENT) $(BIN)/pytest -m soak --timeout 1800
+	@$(ENVIRONMENT) STRONGROOM_SOAK_FACTOR=$${STRONGROOM_SOAK_FACTOR:-20} \
+		$(BIN)/pytest -m "not soak" --timeout 1800 tests/faults/test_a1_* tests/faults/test_a2_* tests/faults/test_g4_*
 
 check: lint type contracts protos-check docs-check dockerfile test ## Everything a change must pass
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,8 @@ def _round_trip(
     cli("decrypt", *envelopes, "--context", "a=b", "--output-dir", opened)
     decrypted = time.monotonic() - began
     assert {path.name: _digest(path) for path in opened.iterdir()} == digests
+    for each in (sealed, opened):
+        shutil.rmtree(each)  # gigabytes, which pytest would keep for three more runs
     figures(
         files=len(digests),
         mebibytes=sum(sizes) / MEBIBYTE,
