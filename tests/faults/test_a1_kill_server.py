@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
+import psutil
 import pytest
 from tests.support.deployment import Deployment
 from tests.support.load import CONTEXT, Load, running_load
 from tests.support.soak import rounds
+
+from strongroom_client import AsyncKmsClient
 
 pytestmark = [pytest.mark.integration, pytest.mark.hsm, pytest.mark.timeout(900)]
 
@@ -37,6 +41,27 @@ def _check(deployment: Deployment, load: Load, key: str) -> None:
         assert client.get_key(key).primary_version == f"{key}/versions/1"
 
 
+@contextlib.asynccontextmanager
+async def _creating_keys(deployment: Deployment) -> AsyncIterator[list[str]]:
+    """Create keys all the time, with a client that retries; give the names answered."""
+    options = deployment.options(timeout_seconds=60.0, max_attempts=1000)
+    names: list[str] = []
+    stopping = False
+
+    async def create(client: AsyncKmsClient) -> None:
+        while not stopping:
+            names.append((await client.create_key(EU)).name)
+            await asyncio.sleep(0.05)
+
+    async with AsyncKmsClient(options) as client:
+        task = asyncio.create_task(create(client))
+        try:
+            yield names
+        finally:
+            stopping = True
+            await task
+
+
 async def test_killed_servers_lose_nothing(
     deployment: Deployment, figures: Callable[..., None]
 ) -> None:
@@ -44,11 +69,16 @@ async def test_killed_servers_lose_nothing(
     with deployment.client() as client:
         key = client.create_key(EU).name
     ready, again, rates = [], [], []
-    async with running_load(deployment, EU, key, pause=PAUSE) as load:
+    orphans: list[int] = []
+    async with (
+        _creating_keys(deployment) as created,
+        running_load(deployment, EU, key, pause=PAUSE) as load,
+    ):
         for _ in range(rounds(4)):
             before, began = load.answered, time.monotonic()
             await asyncio.sleep(1.0)
             rates.append((load.answered - before) / (time.monotonic() - began))
+            orphans += deployment.worker_pids(EU)
             killed = time.monotonic()
             deployment.kill(SERVER)
             deployment.start(SERVER)
@@ -57,10 +87,17 @@ async def test_killed_servers_lose_nothing(
             await load.answers_again()
             again.append(time.monotonic() - killed)
     figures(ready_seconds=ready, answers_again_seconds=again)
-    figures(answers_per_second=rates, answers=load.answered)
+    figures(answers_per_second=rates, answers=load.answered, keys_created=len(created))
     assert load.unexpected() == {}
     assert max(ready) < READY_SECONDS
+    assert not [pid for pid in orphans if psutil.pid_exists(pid)], "workers outlive their server"
     _check(deployment, load, key)
+    with deployment.client() as client:
+        # A change that was repeated because its answer was lost was made once all the same.
+        names = [each.name for each in client.list_keys(EU)]
+        assert sorted(names) == sorted([key, *created])
+        for name in created:
+            client.encrypt(name, b"x", encryption_context={})
 
 
 async def test_killed_workers_are_replaced(
