@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.hsm, pytest.mark.timeout(900)
 EU = "eu-1"
 SERVER = f"server-{EU}"
 PAUSE = 0.04  # between a caller's turns; some 700 calls a second in all
-SPOOL_LIMIT = 524_288  # some 800 records; refused when the longest record would not fit
+SPOOL_LIMIT = 2**20  # some 1,600 records; refused when the longest record would not fit
 
 
 async def test_a_killed_audit_log_loses_and_repeats_nothing(
@@ -77,7 +77,7 @@ async def test_a_full_spool_fails_closed_and_drains(
             key = client.create_key(EU).name
         deployment.wait_drained()
         deployment.kill(AUDIT_LOG)
-        async with running_load(deployment, EU, key, callers=4, pause=0.01) as load:
+        async with running_load(deployment, EU, key, callers=4, pause=0.015) as load:
             # Not ready from 80 % on, while calls are still answered.
             while await asyncio.to_thread(deployment.is_ready, SERVER):
                 assert not load.refusals
