@@ -34,6 +34,7 @@ __all__ = ["ShardEndpoint", "ShardIngest"]
 CALL_SECONDS: Final = 10.0
 MAX_MESSAGE_BYTES: Final = 16 * 2**20
 MAX_RECORDS_IN_FLIGHT: Final = 32_768  # then the stream is not read: HTTP/2 holds the shard back
+MAX_BYTES_IN_FLIGHT: Final = 64 * 2**20  # the same, for large records
 MAX_RECORDS_INLINE: Final = 512
 MIN_PAUSE_SECONDS: Final = 0.1
 MAX_PAUSE_SECONDS: Final = 5.0
@@ -88,7 +89,8 @@ class ShardIngest:
         self._sequencer = Sequencer(shard.region, known)
         # Position of the last record that a published checkpoint covers.
         self._covered = known and Position(shard.region, known[0], known[1] - 1)
-        self._in_flight = 0
+        self._in_flight = 0  # records given to the committer and not covered yet
+        self._bytes_in_flight = 0
         self._progress = asyncio.Event()  # something was covered, or repeated
         self.stopped: ShardStoppedError | None = None
         """Why the shard was stopped; None while it runs."""
@@ -178,7 +180,10 @@ class ShardIngest:
         )
         async for response in stub.StreamRecords(request):
             await self._take(response.batch)
-            while self._in_flight > MAX_RECORDS_IN_FLIGHT:
+            while (
+                self._in_flight > MAX_RECORDS_IN_FLIGHT
+                or self._bytes_in_flight > MAX_BYTES_IN_FLIGHT
+            ):
                 self._progress.clear()
                 await self._progress.wait()
 
@@ -206,11 +211,14 @@ class ShardIngest:
             self._progress.set()
             return
         last = taken.first._replace(sequence=taken.first.sequence + len(taken.records) - 1)
+        size_bytes = sum(map(len, taken.records))
         self._in_flight += len(taken.records)
+        self._bytes_in_flight += size_bytes
         done = self._committer.submit(taken)
 
         def cover(future: asyncio.Future[None], last: Position = last) -> None:
             self._in_flight -= len(taken.records)
+            self._bytes_in_flight -= size_bytes
             if not future.cancelled() and future.exception() is None:
                 self._covered = last
                 self._progress.set()

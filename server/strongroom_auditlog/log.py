@@ -27,7 +27,7 @@ from strongroom_auditlog.errors import (
     VerificationError,
 )
 from strongroom_auditlog.merkle import EMPTY_ROOT, leaf_hash, range_hash
-from strongroom_auditlog.records import Position, Run, parse_position
+from strongroom_auditlog.records import Position, Run, next_positions, parse_position
 from strongroom_auditlog.state import OwnerLock, State
 from strongroom_auditlog.tiles import (
     CHECKPOINT,
@@ -149,12 +149,7 @@ class AuditLog:
         except OSError as exc:
             raise StartRefusedError(f"{exc.filename}: {exc.strerror}") from exc
         if state.indexed_leaves() != size:
-            try:
-                state.replace_index(scan_runs(files, size))
-            except VerificationError as exc:
-                raise StartRefusedError(
-                    f"{files.directory}: {exc}; restore the log from a copy"
-                ) from exc
+            _rebuild_index(files, state, size)
         return log
 
     @property
@@ -250,6 +245,21 @@ class AuditLog:
         with self._append_lock:
             self._state.close()
             self._owner_lock.release()
+
+
+def _rebuild_index(files: LogFiles, state: State, size: int) -> None:
+    """Make the position index again from the entries, which must agree with the state."""
+    try:
+        runs = scan_runs(files, size)
+    except VerificationError as exc:
+        raise StartRefusedError(f"{files.directory}: {exc}; restore the log from a copy") from exc
+    if next_positions(runs) != state.positions():
+        # Going on from other positions would take records twice, or miss some.
+        raise StartRefusedError(
+            "the shards' positions in the state are not those that the log's entries lead to; "
+            "restore the state that belongs to the log"
+        )
+    state.replace_index(runs)
 
 
 def _check_continues(positions: dict[str, tuple[int, int]], batch: ShardBatch) -> None:

@@ -256,11 +256,18 @@ class State:
         raise ForkRefusedError(f"{self._path}: the last signed tree is an unknown one") from cause
 
     def replace_index(self, runs: Sequence[Run]) -> None:
-        """Replace the position index; the shards' positions are left alone."""
-        with self._lock, self._transaction():
-            self._connection.execute("DELETE FROM runs")
-            for run in runs:
-                _insert_run(self._connection, run)
+        """Replace the position index; the shards' positions are left alone.
+
+        Raises:
+            StartRefusedError: The database cannot be written.
+        """
+        try:
+            with self._lock, self._transaction():
+                self._connection.execute("DELETE FROM runs")
+                for run in runs:
+                    _insert_run(self._connection, run)
+        except sqlite3.Error as exc:
+            raise StartRefusedError(f"{self._path}: {exc}") from exc
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -251,6 +251,17 @@ def test_a_lost_index_is_rebuilt_from_the_entries(home: LogHome) -> None:
         log.close()
 
 
+def test_a_state_whose_positions_are_not_the_entries_does_not_start(home: LogHome) -> None:
+    """When the index is rebuilt, the shards' positions are compared with the entries."""
+    home.fill(batch("eu-1", 5, range(1, 301)))
+    with sqlite3.connect(home.state_file) as database:
+        database.execute("DELETE FROM runs")
+        database.execute("UPDATE shards SET next_sequence = 200")
+    database.close()
+    with pytest.raises(StartRefusedError, match="positions in the state"):
+        home.open()
+
+
 def test_a_damaged_state_does_not_start(home: LogHome) -> None:
     """A page of zeros in the database is noticed before anything is signed."""
     home.fill(batch("eu-1", 5, range(1, 301)))
