@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -126,6 +127,7 @@ async def serve(config: Config) -> None:
             _watch_shard(opened, metrics, checks, clock)
         server, rotation = _build_services(config, clock, metrics, shards, stack)
         del checks["started"]
+        _settle_garbage_collector()
         await server.start()
         _log.info(
             "serving",
@@ -140,6 +142,18 @@ async def serve(config: Config) -> None:
         await server.drain(config.server.drain_seconds)
         await rotation.close()
     _log.info("stopped")
+
+
+def _settle_garbage_collector() -> None:
+    """Keep the collector off what lives as long as the process.
+
+    Modules, policies and the key catalog are frozen out of its sight, and young objects
+    are looked at every 10,000 instead of every 700: a call makes few cycles, and the
+    default spent a seventh of the server's CPU on finding none.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 @contextlib.asynccontextmanager
