@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +68,22 @@ def test_tail_prints_as_many_as_asked_for(cli, receipt):
     assert len(lines) == 2
     assert int(lines[0].split()[0]) + 1 == int(lines[1].split()[0])
     assert cli("audit", "tail", "-n", "0", who="operator").stdout == b""
+
+
+def test_tail_follows(cli):
+    """--follow prints what is logged from now on, until Ctrl-C."""
+    command = cli.command("audit", "tail", "-n", "1", "--follow", "-o", "json", who="operator")
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        name = cli("keys", "create", "-o", "json").json["name"]
+        for line in process.stdout:
+            record = json.loads(line)
+            if record["key"] == name:
+                break
+        assert record["method"] == "CreateKey"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
 
 
 def test_records_are_for_readers(cli):

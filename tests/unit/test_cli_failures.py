@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +51,15 @@ def test_every_reason_has_an_exit_code():
 def test_exit_codes_are_the_documented_ones(reason, code):
     """The exit code of a reason is what docs/cli.md promises."""
     assert exit_code_of(reason) == code
+
+
+def test_the_page_lists_every_reason():
+    """docs/cli.md has each reason in the row of its exit code."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text()
+    rows = dict(re.findall(r"^\| (\d+) \| (.*) \|$", page, re.MULTILINE))
+    for reason, code in REASON_EXIT_CODES.items():
+        if code not in {ExitCode.OTHER, ExitCode.INTERRUPTED}:  # the first row ends with "..."
+            assert f"`{reason}`" in rows[str(int(code))], reason
 
 
 def test_an_error_is_one_line_and_its_hints():

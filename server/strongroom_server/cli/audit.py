@@ -255,10 +255,9 @@ def _print_record(index: int, record: bytes, output: Format) -> None:
     parts = [
         f"{index:>6}",
         f"{fields['time'][:19]}Z",
-        f"{fields['outcome']:<7}",
         f"{fields['method']:<15}",
+        f"{fields['outcome'] + ' ' + fields.get('reason', ''):<20}",
         fields["principal"].removeprefix("spiffe://"),
         key if version is None else f"{key}/{version}",
-        fields.get("reason", ""),
     ]
     print(printable("  ".join(str(part) for part in parts)).rstrip())
