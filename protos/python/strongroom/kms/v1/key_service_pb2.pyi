@@ -72,7 +72,7 @@ class CreateKeyRequest(_message.Message):
     request_id: _builtins.str
     """Optional. UUID; a repeat with the same id and the same request returns the first answer."""
     validate_only: _builtins.bool
-    """Optional. Check arguments, permission and state, use nothing, and answer with the output fields empty."""
+    """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
     def __init__(
         self,
         *,
@@ -237,7 +237,7 @@ class EnableKeyRequest(_message.Message):
     request_id: _builtins.str
     """Optional. UUID; a repeat with the same id and the same request returns the first answer."""
     validate_only: _builtins.bool
-    """Optional. Check arguments, permission and state, use nothing, and answer with the output fields empty."""
+    """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
     def __init__(
         self,
         *,
@@ -295,7 +295,7 @@ class DisableKeyRequest(_message.Message):
     request_id: _builtins.str
     """Optional. UUID; a repeat with the same id and the same request returns the first answer."""
     validate_only: _builtins.bool
-    """Optional. Check arguments, permission and state, use nothing, and answer with the output fields empty."""
+    """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
     def __init__(
         self,
         *,
@@ -353,7 +353,7 @@ class RotateKeyRequest(_message.Message):
     request_id: _builtins.str
     """Optional. UUID; a repeat with the same id and the same request returns the first answer."""
     validate_only: _builtins.bool
-    """Optional. Check arguments, permission and state, use nothing, and answer with the output fields empty."""
+    """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
     def __init__(
         self,
         *,
@@ -478,7 +478,7 @@ class CreateAliasRequest(_message.Message):
     request_id: _builtins.str
     """Optional. UUID; a repeat with the same id and the same request returns the first answer."""
     validate_only: _builtins.bool
-    """Optional. Check arguments, permission and state, use nothing, and answer with the output fields empty."""
+    """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
     def __init__(
         self,
         *,
@@ -558,7 +558,7 @@ class EncryptRequest(_message.Message):
     plaintext_crc32c: _builtins.int
     """Optional. CRC32C (Castagnoli) of `plaintext`; a mismatch is refused with CHECKSUM_MISMATCH."""
     validate_only: _builtins.bool
-    """Optional. Check arguments, permission and state, use nothing, and answer with the output fields empty."""
+    """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Optional. Encryption context, bound to the ciphertext as additional authenticated data; keys are not empty, 8,192 bytes in canonical form. Not secret: it appears in the audit log."""
@@ -654,7 +654,7 @@ class DecryptRequest(_message.Message):
     ciphertext_crc32c: _builtins.int
     """Optional. CRC32C (Castagnoli) of `ciphertext`; a mismatch is refused with CHECKSUM_MISMATCH."""
     validate_only: _builtins.bool
-    """Optional. Check arguments, permission and state, use nothing, and answer with the output fields empty."""
+    """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Optional. The very encryption context that was given when the ciphertext was made; keys are not empty, 8,192 bytes in canonical form. Not secret: it appears in the audit log."""
@@ -778,7 +778,7 @@ class ReEncryptRequest(_message.Message):
     ciphertext_crc32c: _builtins.int
     """Optional. CRC32C (Castagnoli) of `ciphertext`; a mismatch is refused with CHECKSUM_MISMATCH."""
     validate_only: _builtins.bool
-    """Optional. Check arguments, permission and state, use nothing, and answer with the output fields empty."""
+    """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
     @_builtins.property
     def source_encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Optional. The very encryption context that was given when the ciphertext was made; keys are not empty, 8,192 bytes in canonical form. Not secret: it appears in the audit log."""
@@ -884,7 +884,7 @@ class GenerateDataKeyRequest(_message.Message):
     number_of_bytes: _builtins.int
     """Length in bytes; 1 to 1,024."""
     validate_only: _builtins.bool
-    """Optional. Check arguments, permission and state, use nothing, and answer with the output fields empty."""
+    """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Optional. Encryption context, bound to the ciphertext as additional authenticated data; keys are not empty, 8,192 bytes in canonical form. Not secret: it appears in the audit log."""
@@ -984,7 +984,7 @@ class GenerateDataKeyWithoutPlaintextRequest(_message.Message):
     number_of_bytes: _builtins.int
     """Length in bytes; 1 to 1,024."""
     validate_only: _builtins.bool
-    """Optional. Check arguments, permission and state, use nothing, and answer with the output fields empty."""
+    """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Optional. Encryption context, bound to the ciphertext as additional authenticated data; keys are not empty, 8,192 bytes in canonical form. Not secret: it appears in the audit log."""
