@@ -139,14 +139,13 @@ async def test_a_shard_that_breaks_off_and_goes_away_is_taken_up_again(
     async with ingesting(home, shard, authority, port) as running:
         await running.until(lambda: shard.acknowledged == 500)
         assert len(shard.requests) >= 5
+        before = running.errors(ErrorKind.RPC)
         await shard.stop()
         shard.cut_after = None
         shard.add(100)
-        before = running.errors(ErrorKind.RPC)
-        await asyncio.sleep(0.3)
+        await running.until(lambda: running.errors(ErrorKind.RPC) > before)
         await shard.start(authority, authority.issue("server"), port)
         await running.until(lambda: shard.acknowledged == 600)
-        assert running.errors(ErrorKind.RPC) > before
     assert verify_log(home.directory, home.key).shards == {"eu-1": (5, 600)}
 
 
