@@ -46,25 +46,27 @@ log_level     = "error"
 
 AWS_SDK_PROGRAM = """
 import json, sys, time
-from aws_cryptographic_material_providers.mpl import AwsCryptographicMaterialProviders
-from aws_cryptographic_material_providers.mpl.config import MaterialProvidersConfig
-from aws_cryptographic_material_providers.mpl.models import (
-    AesWrappingAlg, CreateRawAesKeyringInput)
 import aws_encryption_sdk
+from aws_encryption_sdk.identifiers import EncryptionKeyType, WrappingAlgorithm
+from aws_encryption_sdk.internal.crypto.wrapping_keys import WrappingKey
+from aws_encryption_sdk.key_providers.raw import RawMasterKeyProvider
+class Provider(RawMasterKeyProvider):
+    provider_id = "bench"
+    def _get_raw_key(self, key_id):
+        return WrappingKey(WrappingAlgorithm.AES_256_GCM_IV12_TAG16_NO_PADDING, bytes(range(32)),
+                           EncryptionKeyType.SYMMETRIC)
+provider = Provider()
+provider.add_master_key("bench")
 client = aws_encryption_sdk.EncryptionSDKClient()
-mpl = AwsCryptographicMaterialProviders(config=MaterialProvidersConfig())
-keyring = mpl.create_raw_aes_keyring(input=CreateRawAesKeyringInput(
-    key_namespace="bench", key_name="bench", wrapping_key=bytes(range(32)),
-    wrapping_alg=AesWrappingAlg.ALG_AES256_GCM_IV12_TAG16))
 figures = {}
 for size, rounds in ((1024, 300), (2**20, 20), (2**24, 3)):
     data = bytes(size)
-    client.encrypt(source=data, keyring=keyring, encryption_context={"tenant": "42"})
+    client.encrypt(source=data, key_provider=provider, encryption_context={"tenant": "42"})
     best = 1e9
     for _ in range(3):
         start = time.perf_counter()
         for _ in range(rounds):
-            client.encrypt(source=data, keyring=keyring, encryption_context={"tenant": "42"})
+            client.encrypt(source=data, key_provider=provider, encryption_context={"tenant": "42"})
         best = min(best, (time.perf_counter() - start) / rounds)
     figures[str(size)] = best
 json.dump(figures, sys.stdout)
