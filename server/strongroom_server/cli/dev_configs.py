@@ -29,7 +29,6 @@ def server_config(layout: Layout, region: str, ports: Ports, *, token: SoftHsmTo
 [server]
 listen = "127.0.0.1:{mine.port}"
 reflection = true  # for development only
-drain_seconds = 3  # nobody works through a load balancer here
 
 [tls]
 certificate_file = "tls/server-{region}.pem"
