@@ -194,6 +194,7 @@ async def _open_shard(
         )
         stack.push_async_callback(pool.close, HSM_GRACE_SECONDS)
         await pool.start()
+        metrics.shard(config.region).set_spool_limit(config.spool_limit_bytes)
         yield _OpenShard(Shard(config.region, pool, store, trail), pool, store, spool)
 
 
