@@ -38,10 +38,6 @@ __all__ = ["Dispatcher", "WorkerLostError"]
 
 _MAX_FRAMES: Final = 2  # one at work, one waiting in the socket: no idle turn between
 _BATCH_SECONDS: Final = 0.1  # a batch of a slow HSM must not look like a hung worker
-# Under load calls arrive one a turn, and one batch for each costs more than the HSM's work:
-# a millisecond of patience makes batches, and the records of a batch one commit of the spool.
-_LINGER_FROM: Final = 8
-_LINGER_SECONDS: Final = 0.001
 _NAMES: Final = {int(operation): operation.name.lower() for operation in Operation}
 
 
@@ -136,11 +132,8 @@ class Dispatcher:
         self._queue.append(pending)
         if not self._flush_is_due:
             self._flush_is_due = True
-            loop = asyncio.get_running_loop()
-            if len(self._waiting) < _LINGER_FROM:
-                loop.call_soon(self._flush)  # with all that this turn of the loop still brings
-            else:
-                loop.call_later(_LINGER_SECONDS, self._flush)
+            # At the end of this turn of the loop, with all that it still brings.
+            asyncio.get_running_loop().call_soon(self._flush)
         return pending.future
 
     def send_bound(
