@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,11 +69,14 @@ def _processes(deployment: Deployment) -> list[psutil.Process]:
 
 
 def _environment(process: psutil.Process) -> bytes:
-    """Return what can be read of a process's environment: a worker's, by root alone."""
+    """Return a process's environment; nobody but root can read that of an HSM worker."""
     try:
         variables = process.environ()
     except psutil.AccessDenied:
-        return b""  # it is not dumpable, so the kernel keeps /proc/PID/environ from its own user
+        # A worker is not dumpable: the kernel keeps /proc/PID/environ from its own user.
+        assert os.geteuid() != 0
+        assert "strongroom_server.hsm.worker" in process.cmdline()
+        return b""
     return "\0".join(f"{k}={v}" for k, v in variables.items()).encode()
 
 
