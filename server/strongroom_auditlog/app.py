@@ -21,9 +21,9 @@ from grpc_health.v1.health import aio as aio_health
 from strongroom.audit.v1 import audit_log_service_pb2_grpc
 from strongroom.json_log import configure_logging
 from strongroom.ops_http import OpsServer, build_ops_app
+from strongroom.tlog.checkpoint import VerifierKey
 from strongroom_auditlog import service
 from strongroom_auditlog.calls import CallGuard
-from strongroom_auditlog.checkpoint import VerifierKey
 from strongroom_auditlog.committer import Committer
 from strongroom_auditlog.config import Config
 from strongroom_auditlog.errors import AuditLogError, StartRefusedError

@@ -17,7 +17,8 @@ from google.protobuf.message import Message
 
 from strongroom.peers import PeerIdentityError, principal_from_auth_context
 from strongroom.rpc_metrics import RpcMetrics
-from strongroom_auditlog.errors import FieldViolation, Reason, RequestError, VerificationError
+from strongroom.tlog.errors import VerificationError
+from strongroom_auditlog.errors import FieldViolation, Reason, RequestError
 from strongroom_auditlog.status import to_status
 
 __all__ = ["CallGuard", "Method"]

@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 
 from strongroom.peers import PeerIdentityError, validate_spiffe_id
-from strongroom_auditlog.checkpoint import is_key_name
+from strongroom.tlog.checkpoint import is_key_name
 from strongroom_auditlog.errors import StartRefusedError
 
 __all__ = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from strongroom_auditlog.merkle import EMPTY_ROOT, HASH_BYTES, fold, leaf_hash, range_hash
+from strongroom.tlog.merkle import EMPTY_ROOT, HASH_BYTES, fold, leaf_hash, range_hash
 from strongroom_auditlog.tiles import (
     TILE_BYTES,
     TILE_WIDTH,

@@ -1,8 +1,8 @@
 """What can go wrong in the audit log, without a word of gRPC.
 
 Three families: the log refuses to start or to go on (`StartRefusedError`, `LogError`), a
-file or proof does not verify (`VerificationError`), and a caller's request is refused
-(`RequestError`).
+file does not verify (`VerificationError` of `strongroom.tlog.errors`), and a caller's
+request is refused (`RequestError`).
 """
 
 from __future__ import annotations
@@ -10,24 +10,21 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from strongroom.tlog.errors import VerificationError
+
 __all__ = [
     "AuditLogError",
-    "CheckpointInvalidError",
-    "ConsistencyInvalidError",
     "EntryInvalidError",
     "FieldViolation",
     "ForkRefusedError",
     "LogError",
-    "ProofInvalidError",
     "Reason",
-    "ReceiptInvalidError",
     "RecordInvalidError",
     "RequestError",
     "RootMismatchError",
     "SequenceInvalidError",
     "StartRefusedError",
     "TileInvalidError",
-    "VerificationError",
 ]
 
 
@@ -51,26 +48,6 @@ class RecordInvalidError(AuditLogError):
     """A record is not what docs/formats/audit-record-v1.md says, or stands elsewhere."""
 
 
-class VerificationError(AuditLogError):
-    """Something does not verify.
-
-    `where` names it: a path relative to the log, a leaf, a receipt.
-    """
-
-    def __init__(self, where: str, what: str):
-        super().__init__(f"{where}: {what}")
-        self.where = where
-        self.what = what
-
-    def __reduce__(self) -> tuple[type[VerificationError], tuple[str, str]]:
-        # Crosses from a worker process to its parent.
-        return type(self), (self.where, self.what)
-
-
-class CheckpointInvalidError(VerificationError):
-    """A checkpoint is malformed, or not signed by the key that was given."""
-
-
 class EntryInvalidError(VerificationError):
     """An entry bundle is missing, truncated, or holds something that is no record."""
 
@@ -85,18 +62,6 @@ class RootMismatchError(VerificationError):
 
 class SequenceInvalidError(VerificationError):
     """The records of a shard have a gap, a repeat, or go back to an older epoch."""
-
-
-class ReceiptInvalidError(VerificationError):
-    """The record of a receipt is not in the log, or is another one."""
-
-
-class ConsistencyInvalidError(VerificationError):
-    """An older checkpoint is not a prefix of the log: history was rewritten."""
-
-
-class ProofInvalidError(VerificationError):
-    """A proof is malformed, or does not lead from the leaf to the signed root."""
 
 
 class Reason(enum.StrEnum):

@@ -21,8 +21,9 @@ import grpc
 import structlog
 
 from strongroom.audit.v1 import audit_record_pb2, audit_service_pb2, audit_service_pb2_grpc
+from strongroom.tlog.errors import VerificationError
 from strongroom_auditlog.committer import Committer
-from strongroom_auditlog.errors import StartRefusedError, VerificationError
+from strongroom_auditlog.errors import StartRefusedError
 from strongroom_auditlog.log import AuditLog
 from strongroom_auditlog.metrics import ErrorKind, Metrics
 from strongroom_auditlog.records import Position

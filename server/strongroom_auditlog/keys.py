@@ -18,8 +18,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from strongroom_auditlog.checkpoint import Signer, VerifierKey
-from strongroom_auditlog.errors import CheckpointInvalidError, StartRefusedError
+from strongroom.tlog.checkpoint import VerifierKey
+from strongroom.tlog.errors import CheckpointInvalidError
+from strongroom_auditlog.checkpoint import Signer
+from strongroom_auditlog.errors import StartRefusedError
 
 __all__ = ["create_signing_key", "load_signer", "load_verifier_key", "write_verifier_key"]
 

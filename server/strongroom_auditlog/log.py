@@ -18,15 +18,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from strongroom_auditlog.checkpoint import Checkpoint, Signer, open_checkpoint
+from strongroom.tlog.checkpoint import Checkpoint, open_checkpoint
+from strongroom.tlog.errors import VerificationError
+from strongroom.tlog.merkle import EMPTY_ROOT, leaf_hash, range_hash
+from strongroom_auditlog.checkpoint import Signer
 from strongroom_auditlog.edge import Edge, rebuild_edge
-from strongroom_auditlog.errors import (
-    LogError,
-    RecordInvalidError,
-    StartRefusedError,
-    VerificationError,
-)
-from strongroom_auditlog.merkle import EMPTY_ROOT, leaf_hash, range_hash
+from strongroom_auditlog.errors import LogError, RecordInvalidError, StartRefusedError
 from strongroom_auditlog.records import Position, Run, next_positions, parse_position
 from strongroom_auditlog.state import OwnerLock, State
 from strongroom_auditlog.tiles import (

@@ -21,8 +21,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from strongroom_auditlog.errors import EntryInvalidError, TileInvalidError, VerificationError
-from strongroom_auditlog.merkle import HASH_BYTES, fold
+from strongroom.tlog.errors import VerificationError
+from strongroom.tlog.merkle import HASH_BYTES, fold
+from strongroom_auditlog.errors import EntryInvalidError, TileInvalidError
 from strongroom_auditlog.records import MAX_RECORD_BYTES
 
 __all__ = [

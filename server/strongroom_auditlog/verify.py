@@ -22,20 +22,22 @@ from pathlib import Path
 from typing import Final
 
 from strongroom.receipts import Receipt
-from strongroom_auditlog.checkpoint import Checkpoint, VerifierKey, open_checkpoint
-from strongroom_auditlog.edge import Edge
-from strongroom_auditlog.errors import (
+from strongroom.tlog.checkpoint import Checkpoint, VerifierKey, open_checkpoint
+from strongroom.tlog.errors import (
     CheckpointInvalidError,
     ConsistencyInvalidError,
-    EntryInvalidError,
     ReceiptInvalidError,
+    VerificationError,
+)
+from strongroom.tlog.merkle import EMPTY_ROOT, HASH_BYTES, fold, leaf_hash, range_hash
+from strongroom_auditlog.edge import Edge
+from strongroom_auditlog.errors import (
+    EntryInvalidError,
     RecordInvalidError,
     RootMismatchError,
     SequenceInvalidError,
     TileInvalidError,
-    VerificationError,
 )
-from strongroom_auditlog.merkle import EMPTY_ROOT, HASH_BYTES, fold, leaf_hash, range_hash
 from strongroom_auditlog.records import Position, Run, parse_position
 from strongroom_auditlog.tiles import (
     CHECKPOINT,

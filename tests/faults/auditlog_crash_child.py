@@ -21,7 +21,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.support.audit_records import ORIGIN, LogHome, batch
 
-from strongroom_auditlog.checkpoint import Signer, open_checkpoint
+from strongroom.tlog.checkpoint import open_checkpoint
+from strongroom_auditlog.checkpoint import Signer
 from strongroom_auditlog.verify import verify_log
 
 REGION, EPOCH = "eu-1", 5

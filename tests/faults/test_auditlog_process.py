@@ -23,9 +23,10 @@ from tests.support.ports import free_port
 from strongroom.audit.v1 import audit_log_service_pb2 as messages
 from strongroom.audit.v1 import audit_log_service_pb2_grpc
 from strongroom.audit.v1.audit_record_pb2 import RecordPosition
-from strongroom_auditlog.checkpoint import open_checkpoint
-from strongroom_auditlog.merkle import leaf_hash, verify_consistency, verify_inclusion
-from strongroom_auditlog.proofs import TlogProof, verify_receipt_proof
+from strongroom.tlog.checkpoint import open_checkpoint
+from strongroom.tlog.merkle import leaf_hash, verify_consistency, verify_inclusion
+from strongroom.tlog.proof import TlogProof
+from strongroom_auditlog.proofs import verify_receipt_proof
 from strongroom_auditlog.tls import CredentialFiles, channel_credentials
 from strongroom_auditlog.verify import verify_log
 

@@ -15,8 +15,9 @@ from tlog_scales.reader import TilesReader
 from tlog_scales.signing import Vkey
 from tlog_scales.tlog import Checkpoint
 
-from strongroom_auditlog.checkpoint import open_checkpoint
-from strongroom_auditlog.proofs import TlogProof, prove_consistency, prove_receipt, verify_proof
+from strongroom.tlog.checkpoint import open_checkpoint
+from strongroom.tlog.proof import TlogProof, verify_proof
+from strongroom_auditlog.proofs import prove_consistency, prove_receipt
 from strongroom_auditlog.tiles import LogFiles
 from strongroom_auditlog.verify import read_checkpoint
 

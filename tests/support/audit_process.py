@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tests.support.ports import free_port
 
+from strongroom.tlog.checkpoint import VerifierKey
 from strongroom_auditlog import app
-from strongroom_auditlog.checkpoint import VerifierKey
 from strongroom_auditlog.config import Config, load_config
 from strongroom_auditlog.tls import CredentialFiles
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from strongroom.receipts import Receipt
-from strongroom_auditlog.checkpoint import Signer, VerifierKey
+from strongroom.tlog.checkpoint import VerifierKey
+from strongroom_auditlog.checkpoint import Signer
 from strongroom_auditlog.log import AuditLog, ShardBatch, create_log
 from strongroom_auditlog.records import Position
 

@@ -7,9 +7,10 @@ import base64
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from strongroom_auditlog.checkpoint import Checkpoint, Signer, VerifierKey, open_checkpoint
-from strongroom_auditlog.errors import CheckpointInvalidError
-from strongroom_auditlog.merkle import EMPTY_ROOT
+from strongroom.tlog.checkpoint import Checkpoint, VerifierKey, open_checkpoint
+from strongroom.tlog.errors import CheckpointInvalidError
+from strongroom.tlog.merkle import EMPTY_ROOT
+from strongroom_auditlog.checkpoint import Signer
 
 # The example of C2SP signed-note, "Verifier keys".
 SPEC_VKEY = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k"

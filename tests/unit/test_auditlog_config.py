@@ -8,9 +8,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from strongroom.tlog.errors import CheckpointInvalidError
 from strongroom_auditlog import app
 from strongroom_auditlog.config import load_config
-from strongroom_auditlog.errors import CheckpointInvalidError, StartRefusedError
+from strongroom_auditlog.errors import StartRefusedError
 from strongroom_auditlog.keys import create_signing_key, load_signer, load_verifier_key
 
 GOOD = """

@@ -10,7 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.support.audit_records import ORIGIN, LogHome, batch, record
 
-from strongroom_auditlog.checkpoint import Signer, open_checkpoint
+from strongroom.tlog.checkpoint import open_checkpoint
+from strongroom_auditlog.checkpoint import Signer
 from strongroom_auditlog.errors import ForkRefusedError, LogError, StartRefusedError
 from strongroom_auditlog.log import ShardBatch, create_log
 from strongroom_auditlog.records import Position

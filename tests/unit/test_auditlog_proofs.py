@@ -10,15 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.audit_records import LogHome, batch, receipt_of, record
 
-from strongroom_auditlog import errors
-from strongroom_auditlog.merkle import range_hash, verify_consistency
+from strongroom.tlog import errors
+from strongroom.tlog.merkle import range_hash, verify_consistency
+from strongroom.tlog.proof import TlogProof, verify_proof
 from strongroom_auditlog.proofs import (
-    TlogProof,
     find_position,
     prove_consistency,
     prove_inclusion,
     prove_receipt,
-    verify_proof,
     verify_receipt_proof,
 )
 from strongroom_auditlog.records import Position

@@ -10,9 +10,10 @@ import pytest
 from tests.support.audit_records import LogHome, batch, receipt_of, record
 
 from strongroom.receipts import Receipt
+from strongroom.tlog import errors as tlog_errors
+from strongroom.tlog.errors import VerificationError
 from strongroom_auditlog import errors
 from strongroom_auditlog.edge import Edge
-from strongroom_auditlog.errors import VerificationError
 from strongroom_auditlog.tiles import write_files
 from strongroom_auditlog.verify import VerifiedLog, verify_log
 
@@ -96,7 +97,7 @@ def test_worker_processes_find_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "error"),
     [
-        ("checkpoint", errors.CheckpointInvalidError),
+        ("checkpoint", tlog_errors.CheckpointInvalidError),
         ("tile/entries/000", errors.TileInvalidError),
         ("tile/entries/003.p/245", errors.TileInvalidError),
         ("tile/entries/003.p/142", errors.EntryInvalidError),
@@ -192,7 +193,7 @@ def test_a_log_that_was_cut_or_rewritten_with_the_key_meets_older_checkpoints(
     forged_log(grown, tmp_path / "rewritten", records)
     for name in ("cut", "rewritten"):
         verify(grown, tmp_path / name)
-        with pytest.raises(errors.ConsistencyInvalidError):
+        with pytest.raises(tlog_errors.ConsistencyInvalidError):
             verify_log(tmp_path / name, grown.key, older_checkpoints=[older])
     verify_log(tmp_path / "same", grown.key, older_checkpoints=[older])
 
@@ -237,7 +238,7 @@ def test_receipts_of_absent_or_other_records_are_refused(
     home: LogHome, receipt: Receipt, message: str
 ) -> None:
     """A receipt proves nothing unless its very record is in the log."""
-    with pytest.raises(errors.ReceiptInvalidError, match=message):
+    with pytest.raises(tlog_errors.ReceiptInvalidError, match=message):
         verify_log(home.directory, home.key, receipts=[receipt])
 
 
@@ -253,7 +254,7 @@ def test_files_beyond_the_signed_size_are_ignored(home: LogHome, tmp_path: Path)
 def test_a_checkpoint_of_another_key_is_refused(home: LogHome, tmp_path: Path) -> None:
     """Verification is against the key that was got out of band, not one in the log."""
     other = LogHome.create(tmp_path / "other")
-    with pytest.raises(errors.CheckpointInvalidError):
+    with pytest.raises(tlog_errors.CheckpointInvalidError):
         verify_log(home.directory, other.key)
     text = (home.directory / "checkpoint").read_text()
     root = base64.b64encode(bytes(32)).decode()
@@ -261,5 +262,5 @@ def test_a_checkpoint_of_another_key_is_refused(home: LogHome, tmp_path: Path) -
     lines = text.split("\n")
     lines[2] = root
     (tmp_path / "log/checkpoint").write_text("\n".join(lines))
-    with pytest.raises(errors.CheckpointInvalidError, match="is wrong"):
+    with pytest.raises(tlog_errors.CheckpointInvalidError, match="is wrong"):
         verify(home, tmp_path / "log")

@@ -20,7 +20,7 @@ from strongroom_server.cli.options import (
 
 if TYPE_CHECKING:
     from strongroom.receipts import Receipt
-    from strongroom_auditlog.proofs import TlogProof
+    from strongroom.tlog.proof import TlogProof
     from strongroom_server.cli.audit_remote import AuditLogClient
 
 __all__ = ["app"]
@@ -206,8 +206,9 @@ def check_proof(
 
     The record must be in the log that the verifier key belongs to.
     """
+    from strongroom.tlog.proof import TlogProof, verify_proof
     from strongroom_auditlog.keys import load_verifier_key
-    from strongroom_auditlog.proofs import TlogProof, verify_proof, verify_receipt_proof
+    from strongroom_auditlog.proofs import verify_receipt_proof
     from strongroom_server.cli.audit_receipts import parse_receipt
     from strongroom_server.cli.output import print_fields
 

@@ -15,7 +15,7 @@ from strongroom.audit.v1 import audit_log_service_pb2 as pb
 from strongroom.audit.v1 import audit_record_pb2
 from strongroom.audit.v1.audit_log_service_pb2_grpc import AuditLogServiceStub
 from strongroom.receipts import Receipt
-from strongroom_auditlog.proofs import TlogProof
+from strongroom.tlog.proof import TlogProof
 from strongroom_client import ClientOptions
 from strongroom_server.cli.failures import CliError
 

@@ -69,13 +69,9 @@ def _describe_usage(error: typer.TyperException) -> Failure:
 
 def _describe_foreign(error: BaseException) -> Failure | None:
     """Describe an error of the SDK or of the audit log, by their own classes."""
-    from strongroom_auditlog.errors import (
-        LogError,
-        VerificationError,
-    )
-    from strongroom_auditlog.errors import (
-        StartRefusedError as LogStartRefusedError,
-    )
+    from strongroom.tlog.errors import VerificationError
+    from strongroom_auditlog.errors import LogError
+    from strongroom_auditlog.errors import StartRefusedError as LogStartRefusedError
     from strongroom_client.errors import StrongroomError
 
     if isinstance(error, StrongroomError):

@@ -16,7 +16,7 @@ import hmac
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from strongroom_auditlog.errors import (
+from strongroom.tlog.errors import (
     ConsistencyInvalidError,
     ProofInvalidError,
     VerificationError,

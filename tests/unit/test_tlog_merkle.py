@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strongroom_auditlog import merkle
+from strongroom.tlog import merkle
+from strongroom.tlog.errors import ConsistencyInvalidError, ProofInvalidError
 from strongroom_auditlog.edge import Edge
-from strongroom_auditlog.errors import ConsistencyInvalidError, ProofInvalidError
 
 
 def sha256(data: bytes) -> bytes:
