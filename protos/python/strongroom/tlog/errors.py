@@ -8,6 +8,7 @@ __all__ = [
     "ProofInvalidError",
     "ReceiptInvalidError",
     "VerificationError",
+    "WitnessesMissingError",
 ]
 
 
@@ -29,6 +30,10 @@ class VerificationError(Exception):
 
 class CheckpointInvalidError(VerificationError):
     """A checkpoint is malformed, or not signed by the key that was given."""
+
+
+class WitnessesMissingError(CheckpointInvalidError):
+    """A checkpoint carries the cosignatures of too few witnesses."""
 
 
 class ConsistencyInvalidError(VerificationError):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from strongroom.tlog.checkpoint import Checkpoint, VerifierKey, open_checkpoint
+from strongroom.tlog.cosignature import NO_WITNESSES, WitnessPolicy
 from strongroom.tlog.errors import ProofInvalidError
 from strongroom.tlog.merkle import HASH_BYTES, MAX_PROOF_HASHES, leaf_hash, verify_inclusion
 
@@ -83,17 +84,24 @@ def _decode(text: str) -> bytes:
     return data
 
 
-def verify_proof(proof: TlogProof, *, record: bytes, key: VerifierKey) -> Checkpoint:
+def verify_proof(
+    proof: TlogProof,
+    *,
+    record: bytes,
+    key: VerifierKey,
+    witnesses: WitnessPolicy = NO_WITNESSES,
+) -> Checkpoint:
     """Verify that `record` is in the log of `key`.
 
     Returns:
         The checkpoint that the proof leads to.
 
     Raises:
-        CheckpointInvalidError: The checkpoint is not signed by `key`.
+        CheckpointInvalidError: The checkpoint is not signed by `key`, or not cosigned by
+            enough `witnesses`.
         ProofInvalidError: The proof does not lead from `record` to it.
     """
-    checkpoint = open_checkpoint(proof.checkpoint, key)
+    checkpoint = open_checkpoint(proof.checkpoint, key, witnesses)
     verify_inclusion(
         index=proof.index,
         size=checkpoint.size,
