@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from strongroom._third_party.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from strongroom.audit.v1 import audit_record_pb2 as strongroom_dot_audit_dot_v1_dot_audit__record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+strongroom/audit/v1/audit_log_service.proto\x12\x13strongroom.audit.v1\x1a\x1b\x62uf/validate/validate.proto\x1a&strongroom/audit/v1/audit_record.proto\"\x16\n\x14GetCheckpointRequest\"A\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\x12\x14\n\x0cverifier_key\x18\x02 \x01(\t\"u\n\x18GetInclusionProofRequest\x12\x0f\n\x05index\x18\x01 \x01(\x04H\x00\x12\x37\n\x08position\x18\x02 \x01(\x0b\x32#.strongroom.audit.v1.RecordPositionH\x00\x42\x0f\n\x06record\x12\x05\xbaH\x02\x08\x01\"a\n\x19GetInclusionProofResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x03 \x01(\t\x12\x11\n\tleaf_hash\x18\x04 \x01(\x0c\"N\n\x1aGetConsistencyProofRequest\x12\x1b\n\nfirst_size\x18\x01 \x01(\x04\x42\x07\xbaH\x04\x32\x02(\x01\x12\x13\n\x0bsecond_size\x18\x02 \x01(\x04\"B\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\x13\n\x0bsecond_size\x18\x02 \x01(\x04\"d\n\x12ListRecordsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x13\n\x0bstart_index\x18\x03 \x01(\x04\"u\n\x13ListRecordsResponse\x12\x32\n\x07records\x18\x01 \x03(\x0b\x32!.strongroom.audit.v1.LoggedRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x11\n\ttree_size\x18\x03 \x01(\x04\x32\xc9\x03\n\x0f\x41uditLogService\x12\x66\n\rGetCheckpoint\x12).strongroom.audit.v1.GetCheckpointRequest\x1a*.strongroom.audit.v1.GetCheckpointResponse\x12r\n\x11GetInclusionProof\x12-.strongroom.audit.v1.GetInclusionProofRequest\x1a..strongroom.audit.v1.GetInclusionProofResponse\x12x\n\x13GetConsistencyProof\x12/.strongroom.audit.v1.GetConsistencyProofRequest\x1a\x30.strongroom.audit.v1.GetConsistencyProofResponse\x12`\n\x0bListRecords\x12\'.strongroom.audit.v1.ListRecordsRequest\x1a(.strongroom.audit.v1.ListRecordsResponseBK\n\x17\x64\x65v.strongroom.audit.v1P\x01Z.strongroom.dev/gen/strongroom/audit/v1;auditv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+strongroom/audit/v1/audit_log_service.proto\x12\x13strongroom.audit.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&strongroom/audit/v1/audit_record.proto\"\x16\n\x14GetCheckpointRequest\"A\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\x12\x14\n\x0cverifier_key\x18\x02 \x01(\t\"\x98\x01\n\x18GetInclusionProofRequest\x12\x0f\n\x05index\x18\x01 \x01(\x04H\x00\x12\x37\n\x08position\x18\x02 \x01(\x0b\x32#.strongroom.audit.v1.RecordPositionH\x00\x12!\n\rrecord_sha256\x18\x03 \x01(\x0c\x42\n\xbaH\x07z\x02h \xd8\x01\x01\x42\x0f\n\x06record\x12\x05\xbaH\x02\x08\x01\"q\n\x19GetInclusionProofResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x03 \x01(\t\x12\x11\n\tleaf_hash\x18\x04 \x01(\x0c\x12\x0e\n\x06record\x18\x05 \x01(\x0c\"N\n\x1aGetConsistencyProofRequest\x12\x1b\n\nfirst_size\x18\x01 \x01(\x04\x42\x07\xbaH\x04\x32\x02(\x01\x12\x13\n\x0bsecond_size\x18\x02 \x01(\x04\"B\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\x13\n\x0bsecond_size\x18\x02 \x01(\x04\"\x8b\x03\n\x0cRecordFilter\x12\x1f\n\x04keys\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x10\"\x07r\x05\x10\x01\x18\x80\x02\x12%\n\nprincipals\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x10\"\x07r\x05\x10\x01\x18\x80\x10\x12\x32\n\x07methods\x18\x03 \x03(\tB!\xbaH\x1e\x92\x01\x1b\x10 \"\x17r\x15\x32\x13^[A-Za-z0-9]{1,64}$\x12;\n\x08outcomes\x18\x04 \x03(\tB)\xbaH&\x92\x01#\x10\x04\"\x1fr\x1dR\x02OKR\x06\x44\x45NIEDR\x07REFUSEDR\x06\x46\x41ILED\x12\x35\n\x07reasons\x18\x05 \x03(\tB$\xbaH!\x92\x01\x1e\x10 \"\x1ar\x18\x32\x16^[A-Z][A-Z0-9_]{0,63}$\x12\x35\n\x07regions\x18\x06 \x03(\tB$\xbaH!\x92\x01\x1e\x10@\"\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,31}$\x12)\n\x05since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd2\x01\n\x12ListRecordsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x13\n\x0bstart_index\x18\x03 \x01(\x04\x12\x31\n\x06\x66ilter\x18\x04 \x01(\x0b\x32!.strongroom.audit.v1.RecordFilter\x12\x39\n\x05order\x18\x05 \x01(\x0e\x32 .strongroom.audit.v1.RecordOrderB\x08\xbaH\x05\x82\x01\x02\x10\x01\"u\n\x13ListRecordsResponse\x12\x32\n\x07records\x18\x01 \x03(\x0b\x32!.strongroom.audit.v1.LoggedRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x11\n\ttree_size\x18\x03 \x01(\x04*d\n\x0bRecordOrder\x12\x1c\n\x18RECORD_ORDER_UNSPECIFIED\x10\x00\x12\x1a\n\x16RECORD_ORDER_ASCENDING\x10\x01\x12\x1b\n\x17RECORD_ORDER_DESCENDING\x10\x02\x32\xc9\x03\n\x0f\x41uditLogService\x12\x66\n\rGetCheckpoint\x12).strongroom.audit.v1.GetCheckpointRequest\x1a*.strongroom.audit.v1.GetCheckpointResponse\x12r\n\x11GetInclusionProof\x12-.strongroom.audit.v1.GetInclusionProofRequest\x1a..strongroom.audit.v1.GetInclusionProofResponse\x12x\n\x13GetConsistencyProof\x12/.strongroom.audit.v1.GetConsistencyProofRequest\x1a\x30.strongroom.audit.v1.GetConsistencyProofResponse\x12`\n\x0bListRecords\x12\'.strongroom.audit.v1.ListRecordsRequest\x1a(.strongroom.audit.v1.ListRecordsResponseBK\n\x17\x64\x65v.strongroom.audit.v1P\x01Z.strongroom.dev/gen/strongroom/audit/v1;auditv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,28 +37,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\027dev.strongroom.audit.v1P\001Z.strongroom.dev/gen/strongroom/audit/v1;auditv1'
   _globals['_GETINCLUSIONPROOFREQUEST'].oneofs_by_name['record']._loaded_options = None
   _globals['_GETINCLUSIONPROOFREQUEST'].oneofs_by_name['record']._serialized_options = b'\272H\002\010\001'
+  _globals['_GETINCLUSIONPROOFREQUEST'].fields_by_name['record_sha256']._loaded_options = None
+  _globals['_GETINCLUSIONPROOFREQUEST'].fields_by_name['record_sha256']._serialized_options = b'\272H\007z\002h \330\001\001'
   _globals['_GETCONSISTENCYPROOFREQUEST'].fields_by_name['first_size']._loaded_options = None
   _globals['_GETCONSISTENCYPROOFREQUEST'].fields_by_name['first_size']._serialized_options = b'\272H\0042\002(\001'
+  _globals['_RECORDFILTER'].fields_by_name['keys']._loaded_options = None
+  _globals['_RECORDFILTER'].fields_by_name['keys']._serialized_options = b'\272H\016\222\001\013\020\020\"\007r\005\020\001\030\200\002'
+  _globals['_RECORDFILTER'].fields_by_name['principals']._loaded_options = None
+  _globals['_RECORDFILTER'].fields_by_name['principals']._serialized_options = b'\272H\016\222\001\013\020\020\"\007r\005\020\001\030\200\020'
+  _globals['_RECORDFILTER'].fields_by_name['methods']._loaded_options = None
+  _globals['_RECORDFILTER'].fields_by_name['methods']._serialized_options = b'\272H\036\222\001\033\020 \"\027r\0252\023^[A-Za-z0-9]{1,64}$'
+  _globals['_RECORDFILTER'].fields_by_name['outcomes']._loaded_options = None
+  _globals['_RECORDFILTER'].fields_by_name['outcomes']._serialized_options = b'\272H&\222\001#\020\004\"\037r\035R\002OKR\006DENIEDR\007REFUSEDR\006FAILED'
+  _globals['_RECORDFILTER'].fields_by_name['reasons']._loaded_options = None
+  _globals['_RECORDFILTER'].fields_by_name['reasons']._serialized_options = b'\272H!\222\001\036\020 \"\032r\0302\026^[A-Z][A-Z0-9_]{0,63}$'
+  _globals['_RECORDFILTER'].fields_by_name['regions']._loaded_options = None
+  _globals['_RECORDFILTER'].fields_by_name['regions']._serialized_options = b'\272H!\222\001\036\020@\"\032r\0302\026^[a-z][a-z0-9-]{0,31}$'
   _globals['_LISTRECORDSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTRECORDSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\005*\003\030\350\007'
   _globals['_LISTRECORDSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTRECORDSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=137
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=159
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=161
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=226
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=228
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=345
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=347
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=444
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=446
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=524
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=526
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=592
-  _globals['_LISTRECORDSREQUEST']._serialized_start=594
-  _globals['_LISTRECORDSREQUEST']._serialized_end=694
-  _globals['_LISTRECORDSRESPONSE']._serialized_start=696
-  _globals['_LISTRECORDSRESPONSE']._serialized_end=813
-  _globals['_AUDITLOGSERVICE']._serialized_start=816
-  _globals['_AUDITLOGSERVICE']._serialized_end=1273
+  _globals['_LISTRECORDSREQUEST'].fields_by_name['order']._loaded_options = None
+  _globals['_LISTRECORDSREQUEST'].fields_by_name['order']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_RECORDORDER']._serialized_start=1409
+  _globals['_RECORDORDER']._serialized_end=1509
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=170
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=192
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=194
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=259
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=262
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=414
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=416
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=529
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=531
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=609
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=611
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=677
+  _globals['_RECORDFILTER']._serialized_start=680
+  _globals['_RECORDFILTER']._serialized_end=1075
+  _globals['_LISTRECORDSREQUEST']._serialized_start=1078
+  _globals['_LISTRECORDSREQUEST']._serialized_end=1288
+  _globals['_LISTRECORDSRESPONSE']._serialized_start=1290
+  _globals['_LISTRECORDSRESPONSE']._serialized_end=1407
+  _globals['_AUDITLOGSERVICE']._serialized_start=1512
+  _globals['_AUDITLOGSERVICE']._serialized_end=1969
 # @@protoc_insertion_point(module_scope)

@@ -6,7 +6,9 @@ The consumer's side of the audit trail: the Merkle log."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from strongroom.audit.v1 import audit_record_pb2 as _audit_record_pb2
 import builtins as _builtins
 import sys
@@ -18,6 +20,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _RecordOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RecordOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecordOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECORD_ORDER_UNSPECIFIED: _RecordOrder.ValueType  # 0
+    """Not said: as RECORD_ORDER_ASCENDING."""
+    RECORD_ORDER_ASCENDING: _RecordOrder.ValueType  # 1
+    """As they are in the log, the oldest first."""
+    RECORD_ORDER_DESCENDING: _RecordOrder.ValueType  # 2
+    """Against the order of the log, the newest first."""
+
+class RecordOrder(_RecordOrder, metaclass=_RecordOrderEnumTypeWrapper):
+    """Order of a list of records."""
+
+RECORD_ORDER_UNSPECIFIED: RecordOrder.ValueType  # 0
+"""Not said: as RECORD_ORDER_ASCENDING."""
+RECORD_ORDER_ASCENDING: RecordOrder.ValueType  # 1
+"""As they are in the log, the oldest first."""
+RECORD_ORDER_DESCENDING: RecordOrder.ValueType  # 2
+"""Against the order of the log, the newest first."""
+Global___RecordOrder: _TypeAlias = RecordOrder  # noqa: Y015
 
 @_typing.final
 class GetCheckpointRequest(_message.Message):
@@ -70,8 +96,11 @@ class GetInclusionProofRequest(_message.Message):
 
     INDEX_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    RECORD_SHA256_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Index of the leaf in the log."""
+    record_sha256: _builtins.bytes
+    """Optional. SHA-256 of the record's bytes, from a receipt; 32 bytes. With it the answer has the record, if it is this one."""
     @_builtins.property
     def position(self) -> _audit_record_pb2.RecordPosition:
         """Position in the shard, from a receipt."""
@@ -81,10 +110,11 @@ class GetInclusionProofRequest(_message.Message):
         *,
         index: _builtins.int = ...,
         position: _audit_record_pb2.RecordPosition | None = ...,
+        record_sha256: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "position", b"position", "record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "position", b"position", "record", b"record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "position", b"position", "record", b"record", "record_sha256", b"record_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["index", "position"]  # noqa: Y015
     _WhichOneofArgType_record: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
@@ -102,12 +132,17 @@ class GetInclusionProofResponse(_message.Message):
     HASHES_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     LEAF_HASH_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Output only. Index of the leaf."""
     checkpoint: _builtins.str
     """Output only. The checkpoint that the proof leads to, as a signed note."""
     leaf_hash: _builtins.bytes
     """Output only. RFC 6962 hash of the leaf, SHA-256(0x00 || record); 32 bytes."""
+    record: _builtins.bytes
+    """Output only. The exact bytes of the record; at most 65,535. Only if record_sha256 was given and is theirs, and the caller
+    is the principal in the record or a reader of the log (else POLICY_DENIED); empty when another record is at this place.
+    """
     @_builtins.property
     def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Output only. SHA-256 hashes from the leaf's sibling up, 32 bytes each."""
@@ -119,10 +154,11 @@ class GetInclusionProofResponse(_message.Message):
         hashes: _abc.Iterable[_builtins.bytes] | None = ...,
         checkpoint: _builtins.str = ...,
         leaf_hash: _builtins.bytes = ...,
+        record: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "hashes", b"hashes", "index", b"index", "leaf_hash", b"leaf_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "hashes", b"hashes", "index", b"index", "leaf_hash", b"leaf_hash", "record", b"record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -183,6 +219,72 @@ class GetConsistencyProofResponse(_message.Message):
 Global___GetConsistencyProofResponse: _TypeAlias = GetConsistencyProofResponse  # noqa: Y015
 
 @_typing.final
+class RecordFilter(_message.Message):
+    """Which records are wanted. Values within a field are alternatives; all fields that are given must hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    PRINCIPALS_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Keys, as resource names (`regions/{region}/keys/{uuid}`) or bare ids; at most 16 of 1 to 256 characters."""
+
+    @_builtins.property
+    def principals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Principals that asked; at most 16 of 1 to 2,048 characters."""
+
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Methods, such as `Decrypt`; at most 32 of 1 to 64 letters and digits."""
+
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Outcomes: OK, DENIED, REFUSED or FAILED; at most 4."""
+
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Reasons of refusals, such as `KEY_DISABLED`; at most 32 of 1 to 64 capital letters, digits and underscores."""
+
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Regions of the shards; at most 64 of 1 to 32 characters."""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Earliest time of the record, by the shard's clock; a record of this very time is wanted."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Latest time of the record, by the shard's clock; a record of this very time is not wanted."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+        principals: _abc.Iterable[_builtins.str] | None = ...,
+        methods: _abc.Iterable[_builtins.str] | None = ...,
+        outcomes: _abc.Iterable[_builtins.str] | None = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+        regions: _abc.Iterable[_builtins.str] | None = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "methods", b"methods", "outcomes", b"outcomes", "principals", b"principals", "reasons", b"reasons", "regions", b"regions", "since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordFilter: _TypeAlias = RecordFilter  # noqa: Y015
+
+@_typing.final
 class ListRecordsRequest(_message.Message):
     """Request of ListRecords."""
 
@@ -191,22 +293,34 @@ class ListRecordsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     START_INDEX_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Optional. Most records to return; 0 to 1,000, 0 means 100."""
     page_token: _builtins.str
-    """Optional. next_page_token of the page before; at most 1,024 characters."""
+    """Optional. next_page_token of the page before, with the same filter and order; at most 1,024 characters."""
     start_index: _builtins.int
-    """Optional. Index of the first leaf wanted; not together with page_token."""
+    """Optional. Index of the first leaf wanted; not together with page_token, nor in descending order."""
+    order: Global___RecordOrder.ValueType
+    """Optional. In which order; that of the log without it. In descending order the pages end at the size of the log that
+    the first one was read from.
+    """
+    @_builtins.property
+    def filter(self) -> Global___RecordFilter:
+        """Optional. Which records are wanted; all of them without it."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         start_index: _builtins.int = ...,
+        filter: Global___RecordFilter | None = ...,
+        order: Global___RecordOrder.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "start_index", b"start_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "start_index", b"start_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -222,12 +336,12 @@ class ListRecordsResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     TREE_SIZE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Output only. Asks for what follows; set as long as more has been logged."""
+    """Output only. Asks for what follows; set as long as more of the log is to be looked at."""
     tree_size: _builtins.int
     """Output only. Size of the log that this page was read from."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_audit_record_pb2.LoggedRecord]:
-        """Output only. The records of this page."""
+        """Output only. The records of this page; there may be none although more follow, when looking for them took long."""
 
     def __init__(
         self,

@@ -85,7 +85,8 @@ class AuditLogServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListRecords(self, request, context):
-        """Lists records in the order of the log.
+        """Lists records in the order of the log or against it, all of them or those that a filter asks for.
+        Every record that is returned was read from the log's entries and compared with the filter there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,9 @@ class AuditLogServiceStub:
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_audit_log_service_pb2.GetConsistencyProofRequest, _audit_log_service_pb2.GetConsistencyProofResponse]
     """Proves that the log only grew between two sizes (RFC 6962, section 2.1.2)."""
     ListRecords: _grpc.UnaryUnaryMultiCallable[_audit_log_service_pb2.ListRecordsRequest, _audit_log_service_pb2.ListRecordsResponse]
-    """Lists records in the order of the log."""
+    """Lists records in the order of the log or against it, all of them or those that a filter asks for.
+    Every record that is returned was read from the log's entries and compared with the filter there.
+    """
 
 @_typing.type_check_only
 class AuditLogServiceAsyncStub(AuditLogServiceStub):
@@ -58,7 +60,9 @@ class AuditLogServiceAsyncStub(AuditLogServiceStub):
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_audit_log_service_pb2.GetConsistencyProofRequest, _audit_log_service_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
     """Proves that the log only grew between two sizes (RFC 6962, section 2.1.2)."""
     ListRecords: _aio.UnaryUnaryMultiCallable[_audit_log_service_pb2.ListRecordsRequest, _audit_log_service_pb2.ListRecordsResponse]  # type: ignore[assignment]
-    """Lists records in the order of the log."""
+    """Lists records in the order of the log or against it, all of them or those that a filter asks for.
+    Every record that is returned was read from the log's entries and compared with the filter there.
+    """
 
 class AuditLogServiceServicer(metaclass=_abc_1.ABCMeta):
     """Serves the audit log: signed checkpoints, proofs and records. Any authenticated principal may ask for checkpoints and
@@ -95,6 +99,8 @@ class AuditLogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_log_service_pb2.ListRecordsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_log_service_pb2.ListRecordsResponse, _abc.Awaitable[_audit_log_service_pb2.ListRecordsResponse]]:
-        """Lists records in the order of the log."""
+        """Lists records in the order of the log or against it, all of them or those that a filter asks for.
+        Every record that is returned was read from the log's entries and compared with the filter there.
+        """
 
 def add_AuditLogServiceServicer_to_server(servicer: AuditLogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
