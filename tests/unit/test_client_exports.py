@@ -13,17 +13,20 @@ import pytest
 from google.protobuf.message import Message
 
 import strongroom_client
-from strongroom_client import async_client, client, envelope, errors, results
+from strongroom_client import async_client, audit, client, envelope, errors, results
 
 PUBLIC = {
     "strongroom_client",
     "async_client",
     "async_stream",
+    "audit",
+    "checkpoints",
     "client",
     "data_key_cache",
     "envelope",
     "errors",
     "options",
+    "receipt_log",
     "results",
     "secret_bytes",
     "stream",
@@ -68,6 +71,7 @@ def test_both_clients_have_the_same_methods() -> None:
     """The asyncio clients offer what the sync ones do, with the same parameters."""
     for sync, asynchronous in (
         (client.KmsClient, async_client.AsyncKmsClient),
+        (audit.AuditClient, audit.AsyncAuditClient),
         (envelope.EnvelopeClient, envelope.AsyncEnvelopeClient),
     ):
         for name, method in inspect.getmembers(sync, inspect.isfunction):

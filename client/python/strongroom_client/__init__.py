@@ -7,12 +7,15 @@
         plaintext = envelopes.decrypt(envelope, encryption_context={"order": "17"})
 
 Files and streams: `strongroom_client.stream` and, for asyncio, `strongroom_client.async_stream`.
+Receipts and the audit log: `KmsClient.audit`, `strongroom_client.receipt_log`.
 A fake service for tests: `strongroom_client.testing`. Errors: `strongroom_client.errors`.
 What Python cannot promise: docs/limitations.md.
 """
 
 from strongroom.receipts import Receipt
 from strongroom_client.async_client import AsyncKmsClient
+from strongroom_client.audit import VerifiedRecord
+from strongroom_client.checkpoints import CheckpointStore
 from strongroom_client.client import KmsClient
 from strongroom_client.data_key_cache import DataKeyCache
 from strongroom_client.envelope import (
@@ -27,6 +30,7 @@ from strongroom_client.errors import (
     AliasExistsError,
     ArgumentInvalidError,
     AuditUnavailableError,
+    AuditUnverifiedError,
     ChecksumMismatchError,
     CiphertextInvalidError,
     ClientClosedError,
@@ -34,6 +38,7 @@ from strongroom_client.errors import (
     EnvelopeInvalidError,
     EtagMismatchError,
     FieldViolation,
+    ForkDetectedError,
     HsmUnavailableError,
     InternalError,
     KeyDisabledError,
@@ -45,6 +50,7 @@ from strongroom_client.errors import (
     PeerUnauthenticatedError,
     PolicyDeniedError,
     PolicyInvalidError,
+    RecordArchivedError,
     RecordNotFoundError,
     RequestIdReusedError,
     ResponseInvalidError,
@@ -57,6 +63,7 @@ from strongroom_client.errors import (
     WrongRegionError,
 )
 from strongroom_client.options import ClientOptions, Endpoint, TlsFiles, load_options
+from strongroom_client.receipt_log import ReceiptLog
 from strongroom_client.results import (
     Alias,
     DecryptResult,
@@ -83,6 +90,8 @@ __all__ = [
     "AsyncEnvelopeClient",
     "AsyncKmsClient",
     "AuditUnavailableError",
+    "AuditUnverifiedError",
+    "CheckpointStore",
     "ChecksumMismatchError",
     "CiphertextInvalidError",
     "ClientClosedError",
@@ -97,6 +106,7 @@ __all__ = [
     "EnvelopeInvalidError",
     "EtagMismatchError",
     "FieldViolation",
+    "ForkDetectedError",
     "GeneratedDataKey",
     "HsmUnavailableError",
     "InternalError",
@@ -120,6 +130,8 @@ __all__ = [
     "RandomBytes",
     "ReEncryptResult",
     "Receipt",
+    "ReceiptLog",
+    "RecordArchivedError",
     "RecordNotFoundError",
     "RequestIdReusedError",
     "ResponseInvalidError",
@@ -131,6 +143,7 @@ __all__ = [
     "UnavailableError",
     "UnexpectedStatusError",
     "UnreachableError",
+    "VerifiedRecord",
     "WrappedDataKey",
     "WrongKeyError",
     "WrongRegionError",

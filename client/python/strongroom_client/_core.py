@@ -25,6 +25,7 @@ from strongroom_client.errors import (
 )
 
 __all__ = [
+    "AUDIT_LOG",
     "Call",
     "Operation",
     "Reply",
@@ -40,6 +41,7 @@ __all__ = [
     "parse_key_name",
     "parse_name",
     "parse_region",
+    "where",
 ]
 
 T = TypeVar("T")
@@ -47,14 +49,21 @@ R = TypeVar("R", bound=Message)
 
 #: A flipped bit on the way is rare; three in a row are a broken machine.
 MAX_CORRUPT_ANSWERS: Final = 3
+AUDIT_LOG: Final = ""
+"""In the place of a region: the call is one of AuditLogService."""
+
+
+def where(region: str) -> str:
+    """Say whose endpoint `region` is, for messages."""
+    return f"region {region}" if region else "audit log"
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of KeyService.
+    """One call of KeyService, or of AuditLogService.
 
     Attributes:
-        region: Whose endpoint to ask.
+        region: Whose endpoint to ask; `AUDIT_LOG` for the audit log's.
         method: Name of the RPC.
         request: Its request.
         max_attempts: Fewer attempts than the client's option, when there is somewhere else to go.

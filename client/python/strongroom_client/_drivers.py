@@ -9,10 +9,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from strongroom.receipts import Receipt
 from strongroom_client._core import Call, Operation, Reply
 from strongroom_client._retry import Attempts
 from strongroom_client._transport import AsyncTransport, Transport
 from strongroom_client.errors import StrongroomError
+from strongroom_client.receipt_log import ReceiptLog
 
 __all__ = ["AsyncDriver", "Driver", "Limits"]
 
@@ -25,6 +27,13 @@ class Limits:
 
     timeout_seconds: float
     max_attempts: int
+
+
+def _keep(
+    receipt_log: ReceiptLog | None, call: Call, receipts: tuple[Receipt, ...], reason: str
+) -> None:
+    if receipt_log is not None and receipts:
+        receipt_log.add(receipts, method=call.method, reason=reason)
 
 
 class Driver:
@@ -41,9 +50,11 @@ class Driver:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
+        receipt_log: ReceiptLog | None = None,
     ):
         self.transport = transport
         self.limits = limits
+        self._receipt_log = receipt_log
         self._monotonic = monotonic
         self._sleep = sleep
         self._uniform = uniform
@@ -56,6 +67,7 @@ class Driver:
             monotonic=self._monotonic,
             sleep=self._sleep,
             uniform=self._uniform,
+            receipt_log=self._receipt_log,
         )
 
     def run(self, operation: Operation[T]) -> T:
@@ -88,9 +100,13 @@ class Driver:
         while True:
             timeout_seconds = attempts.start(self._monotonic())
             try:
-                return self.transport.call(call, timeout_seconds=timeout_seconds)
+                reply = self.transport.call(call, timeout_seconds=timeout_seconds)
             except StrongroomError as exc:
+                _keep(self._receipt_log, call, exc.receipts, exc.reason)
                 delay = attempts.delay_after(exc, self._monotonic())
+            else:
+                _keep(self._receipt_log, call, reply.receipts, "")
+                return reply
             self._sleep(delay)
 
 
@@ -105,9 +121,11 @@ class AsyncDriver:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
+        receipt_log: ReceiptLog | None = None,
     ):
         self.transport = transport
         self.limits = limits
+        self._receipt_log = receipt_log
         self._monotonic = monotonic
         self._sleep = sleep
         self._uniform = uniform
@@ -120,6 +138,7 @@ class AsyncDriver:
             monotonic=self._monotonic,
             sleep=self._sleep,
             uniform=self._uniform,
+            receipt_log=self._receipt_log,
         )
 
     async def run(self, operation: Operation[T]) -> T:
@@ -151,7 +170,11 @@ class AsyncDriver:
         while True:
             timeout_seconds = attempts.start(self._monotonic())
             try:
-                return await self.transport.call(call, timeout_seconds=timeout_seconds)
+                reply = await self.transport.call(call, timeout_seconds=timeout_seconds)
             except StrongroomError as exc:
+                _keep(self._receipt_log, call, exc.receipts, exc.reason)
                 delay = attempts.delay_after(exc, self._monotonic())
+            else:
+                _keep(self._receipt_log, call, reply.receipts, "")
+                return reply
             await self._sleep(delay)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from strongroom_client._core import Call
+from strongroom_client._core import Call, where
 from strongroom_client.errors import (
     DeadlineExceededError,
     OverloadedError,
@@ -60,7 +60,7 @@ class Attempts:
         self._left -= 1
         remaining = self._deadline - now
         if remaining <= 0:
-            raise DeadlineExceededError(f"region {self._region}: no time left")
+            raise DeadlineExceededError(f"{where(self._region)}: no time left")
         return remaining
 
     def delay_after(self, error: StrongroomError, now: float) -> float:

@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from strongroom.receipts import METADATA_KEY, Receipt, ReceiptError
+from strongroom_client._core import where
 from strongroom_client.errors import (
     ArgumentInvalidError,
     DeadlineExceededError,
@@ -62,7 +63,7 @@ def error_from_status(
     """Make the error for a call that failed.
 
     Args:
-        region: Whose endpoint was asked.
+        region: Whose endpoint was asked; `AUDIT_LOG` for the audit log's.
         code: The status code.
         details: The status message.
         metadata: The trailing metadata; the rich status is in it, or not.
@@ -86,14 +87,14 @@ def error_from_status(
     bare = _BARE.get(code)
     if bare is not None:
         return bare(
-            f"region {region}: {details or code.name}",
+            f"{where(region)}: {details or code.name}",
             code=code.name,
             retry_after_seconds=retry_after_seconds,
             receipts=receipts,
         )
     reason = f"{info.reason}: " if info is not None else ""
     return UnexpectedStatusError(
-        f"region {region}: {code.name}: {reason}{details or ''}",
+        f"{where(region)}: {code.name}: {reason}{details or ''}",
         code=code.name,
         metadata=info.metadata if info is not None else None,
         receipts=receipts,

@@ -8,10 +8,11 @@ from typing import Any, Final, Protocol, cast
 import grpc
 import grpc.aio
 
+from strongroom.audit.v1.audit_log_service_pb2_grpc import AuditLogServiceStub
 from strongroom.kms.v1.key_service_pb2_grpc import KeyServiceStub
-from strongroom_client._core import Call, Reply
+from strongroom_client._core import AUDIT_LOG, Call, Reply
 from strongroom_client._status import error_from_status, receipts_from_metadata
-from strongroom_client.errors import ClientClosedError, OptionsError
+from strongroom_client.errors import ClientClosedError, NoEndpointError, OptionsError
 from strongroom_client.options import ClientOptions, TlsFiles
 
 __all__ = [
@@ -77,6 +78,21 @@ def channel_credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
         raise OptionsError(f"{exc.filename}: {exc.strerror}") from exc
 
 
+def _address(options: ClientOptions, region: str) -> str:
+    if region != AUDIT_LOG:
+        return options.endpoint(region).address
+    if options.audit_log_endpoint is None:
+        raise NoEndpointError(
+            "the options do not say where the audit log is; add [audit_log] with "
+            'endpoint = "host:port"'
+        )
+    return options.audit_log_endpoint
+
+
+def _stub_kind(region: str) -> type[KeyServiceStub | AuditLogServiceStub]:
+    return KeyServiceStub if region != AUDIT_LOG else AuditLogServiceStub
+
+
 class GrpcTransport:
     """Calls over sync channels, opened on first use."""
 
@@ -84,7 +100,7 @@ class GrpcTransport:
         self._options = options
         # Guards the two fields below.
         self._lock = threading.Lock()
-        self._channels: dict[str, tuple[grpc.Channel, KeyServiceStub]] = {}
+        self._channels: dict[str, tuple[grpc.Channel, Any]] = {}
         self._closed = False
 
     def call(self, call: Call, *, timeout_seconds: float) -> Reply:
@@ -113,18 +129,18 @@ class GrpcTransport:
         for channel, _ in channels.values():
             channel.close()
 
-    def _stub(self, region: str) -> KeyServiceStub:
+    def _stub(self, region: str) -> Any:
         with self._lock:
             if self._closed:
                 raise ClientClosedError("the client is closed")
             entry = self._channels.get(region)
             if entry is None:
                 channel = grpc.secure_channel(
-                    self._options.endpoint(region).address,
+                    _address(self._options, region),
                     channel_credentials(self._options.tls),
                     options=CHANNEL_OPTIONS,
                 )
-                entry = self._channels[region] = (channel, KeyServiceStub(channel))
+                entry = self._channels[region] = (channel, _stub_kind(region)(channel))
             return entry[1]
 
 
@@ -166,9 +182,9 @@ class AsyncGrpcTransport:
         entry = self._channels.get(region)
         if entry is None:
             channel = grpc.aio.secure_channel(
-                self._options.endpoint(region).address,
+                _address(self._options, region),
                 channel_credentials(self._options.tls),
                 options=CHANNEL_OPTIONS,
             )
-            entry = self._channels[region] = (channel, KeyServiceStub(channel))
+            entry = self._channels[region] = (channel, _stub_kind(region)(channel))
         return entry[1]

@@ -10,7 +10,9 @@ from typing import Self
 from strongroom_client import _crypto_calls, _key_calls
 from strongroom_client._drivers import AsyncDriver, Limits
 from strongroom_client._transport import AsyncGrpcTransport
+from strongroom_client.audit import AsyncAuditClient
 from strongroom_client.options import ClientOptions
+from strongroom_client.receipt_log import ReceiptLog
 from strongroom_client.results import (
     Alias,
     DecryptResult,
@@ -47,10 +49,15 @@ class AsyncKmsClient:
     regions: tuple[str, ...]
     driver: AsyncDriver
 
-    def __init__(self, options: ClientOptions):
-        """Make a client; it connects on its first call."""
+    def __init__(self, options: ClientOptions, *, receipt_log: ReceiptLog | None = None):
+        """Make a client; it connects on its first call.
+
+        Args:
+            options: What it is told.
+            receipt_log: Keeps every receipt of this client; close it after the client.
+        """
         limits = Limits(options.timeout_seconds, options.max_attempts)
-        self.driver = AsyncDriver(AsyncGrpcTransport(options), limits)
+        self.driver = AsyncDriver(AsyncGrpcTransport(options), limits, receipt_log=receipt_log)
         self.regions = options.regions
 
     @classmethod
@@ -60,6 +67,11 @@ class AsyncKmsClient:
         client.driver = driver
         client.regions = regions
         return client
+
+    @property
+    def audit(self) -> AsyncAuditClient:
+        """The audit log: proofs of receipts. The options must have its endpoint."""
+        return AsyncAuditClient(self.driver)
 
     def with_timeout(self, timeout_seconds: float) -> Self:
         """Return a client with another time limit per operation, over the same connections."""

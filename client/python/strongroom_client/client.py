@@ -10,7 +10,9 @@ from typing import Self
 from strongroom_client import _crypto_calls, _key_calls
 from strongroom_client._drivers import Driver, Limits
 from strongroom_client._transport import GrpcTransport
+from strongroom_client.audit import AuditClient
 from strongroom_client.options import ClientOptions
+from strongroom_client.receipt_log import ReceiptLog
 from strongroom_client.results import (
     Alias,
     DecryptResult,
@@ -47,10 +49,15 @@ class KmsClient:
     regions: tuple[str, ...]
     driver: Driver
 
-    def __init__(self, options: ClientOptions):
-        """Make a client; it connects on its first call."""
+    def __init__(self, options: ClientOptions, *, receipt_log: ReceiptLog | None = None):
+        """Make a client; it connects on its first call.
+
+        Args:
+            options: What it is told.
+            receipt_log: Keeps every receipt of this client; close it after the client.
+        """
         limits = Limits(options.timeout_seconds, options.max_attempts)
-        self.driver = Driver(GrpcTransport(options), limits)
+        self.driver = Driver(GrpcTransport(options), limits, receipt_log=receipt_log)
         self.regions = options.regions
 
     @classmethod
@@ -60,6 +67,11 @@ class KmsClient:
         client.driver = driver
         client.regions = regions
         return client
+
+    @property
+    def audit(self) -> AuditClient:
+        """The audit log: proofs of receipts. The options must have its endpoint."""
+        return AuditClient(self.driver)
 
     def with_timeout(self, timeout_seconds: float) -> Self:
         """Return a client with another time limit per operation, over the same connections."""

@@ -18,6 +18,7 @@ __all__ = [
     "AliasExistsError",
     "ArgumentInvalidError",
     "AuditUnavailableError",
+    "AuditUnverifiedError",
     "ChecksumMismatchError",
     "CiphertextInvalidError",
     "ClientClosedError",
@@ -25,6 +26,7 @@ __all__ = [
     "EnvelopeInvalidError",
     "EtagMismatchError",
     "FieldViolation",
+    "ForkDetectedError",
     "HsmUnavailableError",
     "InternalError",
     "KeyDisabledError",
@@ -36,6 +38,7 @@ __all__ = [
     "PeerUnauthenticatedError",
     "PolicyDeniedError",
     "PolicyInvalidError",
+    "RecordArchivedError",
     "RecordNotFoundError",
     "RequestIdReusedError",
     "ResponseInvalidError",
@@ -146,6 +149,13 @@ class RecordNotFoundError(StrongroomError):
 
     reason = "RECORD_NOT_FOUND"
     default_code = "NOT_FOUND"
+
+
+class RecordArchivedError(StrongroomError):
+    """The record was moved from the audit log to its archive."""
+
+    reason = "RECORD_ARCHIVED"
+    default_code = "FAILED_PRECONDITION"
 
 
 class AliasExistsError(StrongroomError):
@@ -288,6 +298,22 @@ class OptionsError(StrongroomError):
 
     reason = "OPTIONS_INVALID"
     default_code = "FAILED_PRECONDITION"
+
+
+class AuditUnverifiedError(StrongroomError):
+    """The audit log does not prove what it should: a proof, a checkpoint, a record is wrong.
+
+    It is evidence: keep the receipt and what the log answered.
+    """
+
+    reason = "UNVERIFIABLE"
+    default_code = "DATA_LOSS"
+
+
+class ForkDetectedError(AuditUnverifiedError):
+    """The audit log shows another history than it did before: it was rewritten, cut or forked."""
+
+    reason = "FORK_DETECTED"
 
 
 class EnvelopeInvalidError(StrongroomError):

@@ -8,7 +8,7 @@
     eu-1 = "127.0.0.1:7443"              region = "host:port", in order of preference
     us-1 = "127.0.0.1:7444"
     [audit_log]
-    endpoint = "127.0.0.1:7450"          optional; for the command line
+    endpoint = "127.0.0.1:7450"          optional; for client.audit
     [defaults]
     region = "eu-1"                      optional; preferred region, the first endpoint otherwise
     timeout_seconds = 5.0                optional
@@ -80,7 +80,7 @@ class ClientOptions:
         timeout_seconds: Limit of one operation with all its retries. More than 0.
         max_attempts: How often a call is sent at most, 1 for no retries. Only calls that were
             answered with UNAVAILABLE or RESOURCE_EXHAUSTED are sent again.
-        audit_log_endpoint: host:port of the audit log; only the command line uses it.
+        audit_log_endpoint: host:port of the audit log, for `client.audit`.
     """
 
     tls: TlsFiles
