@@ -18,12 +18,19 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from strongroom.tlog.checkpoint import VerifierKey
 from strongroom.tlog.errors import CheckpointInvalidError
+from strongroom.tlog.note import NoteKey, VerifierKey
 from strongroom_auditlog.checkpoint import Signer
 from strongroom_auditlog.errors import StartRefusedError
 
-__all__ = ["create_signing_key", "load_signer", "load_verifier_key", "write_verifier_key"]
+__all__ = [
+    "create_signing_key",
+    "load_private_key",
+    "load_signer",
+    "load_verifier_key",
+    "save_private_key",
+    "write_verifier_key",
+]
 
 
 def create_signing_key(*, origin: str, private_key_file: Path, verifier_key_file: Path) -> Signer:
@@ -42,13 +49,22 @@ def create_signing_key(*, origin: str, private_key_file: Path, verifier_key_file
         signer = Signer(origin, private_key)
     except CheckpointInvalidError as exc:
         raise StartRefusedError(str(exc)) from exc
-    pem = private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    _create(private_key_file, pem, mode=0o600)
+    save_private_key(private_key_file, private_key)
     write_verifier_key(verifier_key_file, signer.verifier_key)
     return signer
 
 
-def write_verifier_key(path: Path, key: VerifierKey) -> None:
+def save_private_key(path: Path, private_key: Ed25519PrivateKey) -> None:
+    """Write a private key, PKCS8 PEM, mode 0600.
+
+    Raises:
+        OSError: The file exists, or cannot be written.
+    """
+    pem = private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    _create(path, pem, mode=0o600)
+
+
+def write_verifier_key(path: Path, key: NoteKey) -> None:
     """Write `key` to `path`, unless it is there already.
 
     Raises:
@@ -59,7 +75,7 @@ def write_verifier_key(path: Path, key: VerifierKey) -> None:
         _create(path, f"{key}\n".encode(), mode=0o644)
         return
     try:
-        present = load_verifier_key(path)
+        present = type(key).parse(_read_key(path))
     except CheckpointInvalidError as exc:
         raise StartRefusedError(str(exc)) from exc
     if present != key:
@@ -72,14 +88,28 @@ def load_signer(*, origin: str, private_key_file: Path) -> Signer:
     Raises:
         StartRefusedError: The file is missing, open to others, or no Ed25519 key.
     """
+    private_key = load_private_key(
+        private_key_file, cure="make the log with `strongroom audit-log --init`"
+    )
+    try:
+        return Signer(origin, private_key)
+    except CheckpointInvalidError as exc:
+        raise StartRefusedError(str(exc)) from exc
+
+
+def load_private_key(private_key_file: Path, *, cure: str) -> Ed25519PrivateKey:
+    """Load an Ed25519 key; `cure` says what to do when there is none.
+
+    Raises:
+        StartRefusedError: The file is missing, open to others, or no Ed25519 key.
+    """
     try:
         with private_key_file.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             pem = file.read()
     except OSError as exc:
         raise StartRefusedError(
-            f"{private_key_file}: cannot be read ({exc.strerror}); "
-            "make the log with `strongroom audit-log --init`"
+            f"{private_key_file}: cannot be read ({exc.strerror}); {cure}"
         ) from exc
     if stat.S_IMODE(mode) & 0o077:
         raise StartRefusedError(f"{private_key_file}: open to others; chmod 600 it")
@@ -90,10 +120,7 @@ def load_signer(*, origin: str, private_key_file: Path) -> Signer:
         raise StartRefusedError(f"{private_key_file}: not an unencrypted PEM key") from exc
     if not isinstance(private_key, Ed25519PrivateKey):
         raise StartRefusedError(f"{private_key_file}: not an Ed25519 key")
-    try:
-        return Signer(origin, private_key)
-    except CheckpointInvalidError as exc:
-        raise StartRefusedError(str(exc)) from exc
+    return private_key
 
 
 def load_verifier_key(path: Path) -> VerifierKey:
@@ -102,11 +129,14 @@ def load_verifier_key(path: Path) -> VerifierKey:
     Raises:
         CheckpointInvalidError: The file cannot be read or holds no verifier key.
     """
+    return VerifierKey.parse(_read_key(path))
+
+
+def _read_key(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise CheckpointInvalidError(str(path), "cannot be read as a verifier key") from exc
-    return VerifierKey.parse(text)
 
 
 def _create(path: Path, data: bytes, *, mode: int) -> None:

@@ -25,7 +25,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from strongroom.tlog.errors import CheckpointInvalidError, WitnessesMissingError
-from strongroom.tlog.note import CosignerKey, signatures_of
+from strongroom.tlog.note import CosignerKey, note_line, signatures_of
 
 __all__ = ["NO_WITNESSES", "Cosignature", "WitnessPolicy", "cosigned_message", "open_cosignature"]
 
@@ -42,6 +42,14 @@ class Cosignature:
     key: CosignerKey
     timestamp: int
     """When the witness says that it signed, in seconds of Unix time."""
+    signature: bytes
+    """The Ed25519 signature, 64 bytes."""
+
+    @property
+    def line(self) -> str:
+        """The signature line, as it stands in the note."""
+        blob = self.key.key_id + self.timestamp.to_bytes(TIMESTAMP_BYTES, "big") + self.signature
+        return note_line(self.key.name, blob)
 
 
 def cosigned_message(body: str, timestamp: int) -> bytes:
@@ -82,7 +90,7 @@ def _open(key: CosignerKey, body: str, signature: bytes) -> Cosignature:
         )
     except InvalidSignature as exc:
         raise wrong from exc
-    return Cosignature(key, timestamp)
+    return Cosignature(key, timestamp, signature[TIMESTAMP_BYTES:])
 
 
 @dataclass(frozen=True, slots=True)
