@@ -47,11 +47,15 @@ class CertificateAuthority:
         (directory / "ca.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
         return cls(directory, key, certificate)
 
-    def issue(self, name: str, *uris: str) -> CredentialFiles:
-        """Issue a certificate for 127.0.0.1 with `uris`; by default one SPIFFE id of `name`."""
+    def issue(self, name: str, *uris: str, dns: str | None = None) -> CredentialFiles:
+        """Issue a certificate with `uris`; by default one SPIFFE id of `name`.
+
+        It is for 127.0.0.1, or for the host `dns` alone.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        host = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        names: list[x509.GeneralName] = [host if dns is None else x509.DNSName(dns)]
         uris = uris or (f"spiffe://example.org/{name}",)
         names.extend(x509.UniformResourceIdentifier(uri) for uri in uris)
         certificate = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 import grpc
@@ -18,7 +18,7 @@ from strongroom_auditlog.tls import CredentialFiles
 
 __all__ = ["Shard", "message"]
 
-Script = Callable[[messages.StreamRecordsRequest], Sequence[messages.StreamRecordsResponse]]
+Script = Callable[[messages.StreamRecordsRequest], Iterable[messages.StreamRecordsResponse]]
 
 
 def message(
