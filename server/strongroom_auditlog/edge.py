@@ -14,7 +14,7 @@ from strongroom.tlog.merkle import EMPTY_ROOT, HASH_BYTES, fold, leaf_hash, rang
 from strongroom_auditlog.tiles import (
     TILE_BYTES,
     TILE_WIDTH,
-    LogFiles,
+    TreeFiles,
     encode_entry,
     entries_path,
     tile_path,
@@ -102,7 +102,7 @@ class Edge:
         return paths
 
 
-def rebuild_edge(files: LogFiles, size: int) -> tuple[Edge, list[tuple[str, bytes]]]:
+def rebuild_edge(files: TreeFiles, size: int) -> tuple[Edge, list[tuple[str, bytes]]]:
     """Rebuild the right edge of a tree of `size` from its entries and full tiles.
 
     Returns:

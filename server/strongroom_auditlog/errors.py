@@ -8,21 +8,26 @@ request is refused (`RequestError`).
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from strongroom.tlog.errors import VerificationError
 
 __all__ = [
+    "ArchiveError",
     "AuditLogError",
+    "EntryArchivedError",
     "EntryInvalidError",
     "FieldViolation",
     "ForkRefusedError",
     "LogError",
+    "LogStoppedError",
     "Reason",
     "RecordInvalidError",
     "RequestError",
     "RootMismatchError",
     "SequenceInvalidError",
+    "SigningStoppedError",
     "StartRefusedError",
     "TileInvalidError",
 ]
@@ -40,8 +45,20 @@ class LogError(AuditLogError):
     """The log does not take this batch; nothing was changed."""
 
 
-class ForkRefusedError(LogError):
-    """The state moved under this signer: signing on would fork the log."""
+class LogStoppedError(LogError):
+    """The log must not go on; trying again would not help. The process ends."""
+
+
+class ForkRefusedError(LogStoppedError):
+    """State or last checkpoint moved under this signer: signing on would fork the log."""
+
+
+class SigningStoppedError(LogStoppedError):
+    """The signing key is another one now, or the HSM refuses the login."""
+
+
+class ArchiveError(AuditLogError):
+    """Archiving or pruning cannot go on: an archive that is not usable, or of another log."""
 
 
 class RecordInvalidError(AuditLogError):
@@ -50,6 +67,22 @@ class RecordInvalidError(AuditLogError):
 
 class EntryInvalidError(VerificationError):
     """An entry bundle is missing, truncated, or holds something that is no record."""
+
+
+class EntryArchivedError(EntryInvalidError):
+    """An entry bundle was pruned; its records are in an archive."""
+
+    def __init__(self, where: str, minimum_index: int, archive: str):
+        """Say so: records below leaf `minimum_index` are in `archive`."""
+        super().__init__(
+            where, f"pruned: records below leaf {minimum_index} are in the archive {archive}"
+        )
+        self.minimum_index = minimum_index
+        self.archive = archive
+
+    def __reduce__(self) -> tuple[type[EntryArchivedError], tuple[str, int, str]]:  # type: ignore[override] # other arguments than its base's
+        # Crosses from a worker process to its parent.
+        return type(self), (self.where, self.minimum_index, self.archive)
 
 
 class TileInvalidError(VerificationError):
@@ -71,6 +104,7 @@ class Reason(enum.StrEnum):
     POLICY_DENIED = "POLICY_DENIED"
     PEER_UNAUTHENTICATED = "PEER_UNAUTHENTICATED"
     RECORD_NOT_FOUND = "RECORD_NOT_FOUND"
+    RECORD_ARCHIVED = "RECORD_ARCHIVED"
     OVERLOADED = "OVERLOADED"
     INTERNAL = "INTERNAL"
 
@@ -87,11 +121,19 @@ class FieldViolation:
 class RequestError(AuditLogError):
     """A call is refused; the message is safe to show to the caller."""
 
-    def __init__(self, reason: Reason, message: str, violations: tuple[FieldViolation, ...] = ()):
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        violations: tuple[FieldViolation, ...] = (),
+        metadata: Mapping[str, str] | None = None,
+    ):
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.violations = violations
+        self.metadata = dict(metadata or {})
+        """For programs: what ErrorInfo.metadata gets."""
 
     @classmethod
     def invalid(cls, *violations: FieldViolation) -> RequestError:

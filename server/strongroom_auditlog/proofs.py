@@ -7,12 +7,13 @@ from pathlib import Path
 
 from strongroom.receipts import Receipt
 from strongroom.tlog.checkpoint import Checkpoint, VerifierKey
+from strongroom.tlog.cosignature import NO_WITNESSES, WitnessPolicy
 from strongroom.tlog.errors import ReceiptInvalidError
 from strongroom.tlog.merkle import consistency_proof, inclusion_proof
 from strongroom.tlog.proof import TlogProof, verify_proof
 from strongroom_auditlog.errors import RecordInvalidError
 from strongroom_auditlog.records import Position, parse_position
-from strongroom_auditlog.tiles import TILE_WIDTH, LogFiles
+from strongroom_auditlog.tiles import TILE_WIDTH, LogFiles, TreeFiles
 from strongroom_auditlog.verify import read_checkpoint
 
 __all__ = [
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 
-def prove_inclusion(files: LogFiles, checkpoint: Checkpoint, index: int) -> TlogProof:
+def prove_inclusion(files: TreeFiles, checkpoint: Checkpoint, index: int) -> TlogProof:
     """Prove that leaf `index` is in the tree of `checkpoint`.
 
     Raises:
@@ -37,7 +38,7 @@ def prove_inclusion(files: LogFiles, checkpoint: Checkpoint, index: int) -> Tlog
 
 
 def prove_consistency(
-    files: LogFiles, checkpoint: Checkpoint, first: int, second: int
+    files: TreeFiles, checkpoint: Checkpoint, first: int, second: int
 ) -> list[bytes]:
     """Prove that the tree of size `first` is a prefix of that of size `second`.
 
@@ -53,7 +54,12 @@ def prove_consistency(
 
 
 def verify_receipt_proof(
-    receipt: Receipt, proof: TlogProof, *, record: bytes, key: VerifierKey
+    receipt: Receipt,
+    proof: TlogProof,
+    *,
+    record: bytes,
+    key: VerifierKey,
+    witnesses: WitnessPolicy = NO_WITNESSES,
 ) -> Checkpoint:
     """Verify that `record` is the one that `receipt` was given for, and is in the log.
 
@@ -72,7 +78,7 @@ def verify_receipt_proof(
         raise ReceiptInvalidError(f"receipt {receipt}", str(exc)) from exc
     if position != (receipt.region, receipt.epoch, receipt.sequence):
         raise ReceiptInvalidError(f"receipt {receipt}", f"the record says that it is {position}")
-    return verify_proof(proof, record=record, key=key)
+    return verify_proof(proof, record=record, key=key, witnesses=witnesses)
 
 
 def find_position(files: LogFiles, size: int, position: Position) -> tuple[int, bytes] | None:

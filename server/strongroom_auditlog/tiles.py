@@ -6,12 +6,14 @@
 {N} is zero-padded in groups of three digits, all but the last with an `x` before them:
 1234067 is `x001/x234/067`. A full file never changes once a checkpoint covers it.
 
-`write_files` is the only function of the package that writes below the log's directory.
+`write_files` is the only function of the package that writes below the log's directory;
+what is removed there, `remove_partials` and `retention.pruning` remove.
 After a crash in it, some files may be there and others not, each of them whole.
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import shutil
@@ -23,14 +25,17 @@ from typing import Final
 
 from strongroom.tlog.errors import VerificationError
 from strongroom.tlog.merkle import HASH_BYTES, fold
-from strongroom_auditlog.errors import EntryInvalidError, TileInvalidError
+from strongroom_auditlog.errors import EntryArchivedError, EntryInvalidError, TileInvalidError
+from strongroom_auditlog.pruned import MAX_MARK_BYTES, NOT_PRUNED, PRUNED, PrunedMark
 from strongroom_auditlog.records import MAX_RECORD_BYTES
 
 __all__ = [
     "CHECKPOINT",
+    "MAX_BUNDLE_BYTES",
     "TILE_BYTES",
     "TILE_WIDTH",
     "LogFiles",
+    "TreeFiles",
     "decode_bundle",
     "encode_entry",
     "entries_path",
@@ -45,7 +50,7 @@ CHECKPOINT: Final = "checkpoint"
 
 _HEIGHT: Final = 8  # 2**8 == TILE_WIDTH
 _LENGTH_BYTES: Final = 2
-_MAX_BUNDLE_BYTES: Final = TILE_WIDTH * (_LENGTH_BYTES + MAX_RECORD_BYTES)
+MAX_BUNDLE_BYTES: Final = TILE_WIDTH * (_LENGTH_BYTES + MAX_RECORD_BYTES)
 _MAX_CHECKPOINT_BYTES: Final = 2**16
 _CACHED_TILES: Final = 1024  # 8 MiB
 
@@ -99,8 +104,8 @@ def decode_bundle(data: bytes, width: int, *, where: str) -> list[bytes]:
     return entries
 
 
-class LogFiles:
-    """Reads a log's files as they are for a tree of some size, checking lengths only.
+class TreeFiles(abc.ABC):
+    """Reads a tree's files as they are for some size, checking lengths only.
 
     Every method takes the size of a signed tree, which says how wide each file is. A
     partial file that was removed because its full one exists is read from that one.
@@ -108,8 +113,7 @@ class LogFiles:
     Thread safety: all methods may be called from any thread.
     """
 
-    def __init__(self, directory: Path):
-        self.directory = directory
+    def __init__(self) -> None:
         # Only full tiles that a signed size covers: these never change.
         self._cache: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._lock = threading.Lock()
@@ -165,18 +169,19 @@ class LogFiles:
         """Return the entries of a bundle in the tree of `size`.
 
         Raises:
+            EntryArchivedError: The file was pruned.
             EntryInvalidError: The file is missing or malformed.
         """
         width = _width(size, n)
         where = entries_path(n, width)
-        data = self._read(where, _MAX_BUNDLE_BYTES)
+        data = self._read(where, MAX_BUNDLE_BYTES)
         if data is not None:
             return decode_bundle(data, width, where=where)
         if width < TILE_WIDTH:
-            data = self._read(entries_path(n), _MAX_BUNDLE_BYTES)
+            data = self._read(entries_path(n), MAX_BUNDLE_BYTES)
             if data is not None:
                 return decode_bundle(data, TILE_WIDTH, where=entries_path(n))[:width]
-        raise EntryInvalidError(where, "missing")
+        raise self._missing_bundle(n, where)
 
     def read_entry(self, index: int, size: int) -> bytes:
         """Return the entry at `index` in the tree of `size`.
@@ -201,6 +206,30 @@ class LogFiles:
         tile = self.read_tile(level, n, size)
         return fold(tile[offset * HASH_BYTES : (offset + (1 << rest)) * HASH_BYTES])
 
+    def read_raw(self, path: str) -> bytes | None:
+        """Return the bytes of a tile or bundle as they are; None when it is missing."""
+        return self._read(path, MAX_BUNDLE_BYTES)
+
+    def _missing_bundle(self, n: int, where: str) -> EntryInvalidError:
+        del n
+        return EntryInvalidError(where, "missing")
+
+    @abc.abstractmethod
+    def _read(self, path: str, max_bytes: int) -> bytes | None:
+        """Return at most `max_bytes` + 1 bytes of a file; None when it is missing.
+
+        Raises:
+            VerificationError, ArchiveError: It cannot be read.
+        """
+
+
+class LogFiles(TreeFiles):
+    """Reads the files of a log in a directory. Thread safety: as `TreeFiles`."""
+
+    def __init__(self, directory: Path):
+        super().__init__()
+        self.directory = directory
+
     def partial_widths(self, path: str) -> list[int]:
         """Return the widths of the partial files that stand beside the full file `path`."""
         try:
@@ -209,9 +238,21 @@ class LogFiles:
             return []
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
-    def read_raw(self, path: str) -> bytes | None:
-        """Return the bytes of a tile or bundle as they are; None when it is missing."""
-        return self._read(path, _MAX_BUNDLE_BYTES)
+    def read_mark(self) -> PrunedMark:
+        """Return what was pruned; the mark of a log that never was, when there is no file.
+
+        Raises:
+            VerificationError: The file is malformed.
+        """
+        data = self._read(PRUNED, MAX_MARK_BYTES)
+        return NOT_PRUNED if data is None else PrunedMark.parse(data)
+
+    def _missing_bundle(self, n: int, where: str) -> EntryInvalidError:
+        # The mark is read only now: it is older than the removal of any bundle below it.
+        mark = self.read_mark()
+        if (n + 1) * TILE_WIDTH <= mark.minimum_index:
+            return EntryArchivedError(where, mark.minimum_index, mark.archive)
+        return EntryInvalidError(where, "missing")
 
     def _read(self, path: str, max_bytes: int) -> bytes | None:
         try:
