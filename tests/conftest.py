@@ -1,4 +1,4 @@
-"""Deployments for every test that needs one."""
+"""Deployments and tokens for every test that needs one, and the figures they measure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from tests.support.deployment import Deployment, running
+from tests.support.pkcs11_shim import Shim, build_shim
+from tests.support.softhsm import TestToken, make_token
 
 from strongroom_server.errors import StartRefusedError
 from strongroom_server.hsm.softhsm import find_softhsm
@@ -19,6 +21,30 @@ def softhsm() -> None:
         find_softhsm()
     except StartRefusedError as exc:
         pytest.skip(str(exc))
+
+
+@pytest.fixture
+def token(softhsm: None, tmp_path: Path) -> TestToken:
+    """Give a fresh token."""
+    del softhsm
+    return make_token(tmp_path / "hsm")
+
+
+@pytest.fixture(scope="session")
+def shim_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the compiled shim."""
+    module = build_shim(tmp_path_factory.mktemp("shim"))
+    if module is None:
+        pytest.skip("no C compiler: install gcc to run the fault injection tests")
+    return module
+
+
+@pytest.fixture
+def shim(shim_module: Path, token: TestToken, tmp_path: Path) -> Shim:
+    """Give a shim in front of SoftHSM, without faults yet."""
+    directory = tmp_path / "faults"
+    directory.mkdir()
+    return Shim(shim_module, directory, token.settings.module)
 
 
 @pytest.fixture(scope="session")

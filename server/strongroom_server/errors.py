@@ -26,6 +26,8 @@ __all__ = [
     "KeyDisabledError",
     "KeyExhaustedError",
     "KeyNotFoundError",
+    "KeySpecUnsupportedError",
+    "MacInvalidError",
     "OverloadedError",
     "PeerUnauthenticatedError",
     "PolicyDeniedError",
@@ -33,6 +35,7 @@ __all__ = [
     "Reason",
     "RequestIdReusedError",
     "ShardUnavailableError",
+    "SignatureInvalidError",
     "StartRefusedError",
     "StrongroomError",
     "WrongKeyError",
@@ -47,12 +50,15 @@ class Reason(enum.StrEnum):
     CHECKSUM_MISMATCH = "CHECKSUM_MISMATCH"
     CIPHERTEXT_INVALID = "CIPHERTEXT_INVALID"
     WRONG_KEY = "WRONG_KEY"
+    SIGNATURE_INVALID = "SIGNATURE_INVALID"
+    MAC_INVALID = "MAC_INVALID"
     POLICY_INVALID = "POLICY_INVALID"
     KEY_NOT_FOUND = "KEY_NOT_FOUND"
     ALIAS_EXISTS = "ALIAS_EXISTS"
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
     KEY_DISABLED = "KEY_DISABLED"
     KEY_EXHAUSTED = "KEY_EXHAUSTED"
+    KEY_SPEC_UNSUPPORTED = "KEY_SPEC_UNSUPPORTED"
     WRONG_REGION = "WRONG_REGION"
     POLICY_DENIED = "POLICY_DENIED"
     PEER_UNAUTHENTICATED = "PEER_UNAUTHENTICATED"
@@ -180,6 +186,36 @@ class KeyDisabledError(StrongroomError):
 
     def __init__(self, name: str):
         super().__init__(f"{name} is disabled")
+
+
+class KeySpecUnsupportedError(StrongroomError):
+    """The shard's HSM cannot make or use keys of this kind in this way."""
+
+    reason = Reason.KEY_SPEC_UNSUPPORTED
+
+    def __init__(self, region: str, what: str):
+        super().__init__(
+            f"region {region}: its HSM does not support {what}; "
+            "`strongroom hsm doctor` shows what it supports"
+        )
+
+
+class SignatureInvalidError(StrongroomError):
+    """A signature does not verify. The text tells nothing more, on purpose."""
+
+    reason = Reason.SIGNATURE_INVALID
+
+    def __init__(self) -> None:
+        super().__init__("the signature does not verify with this key")
+
+
+class MacInvalidError(StrongroomError):
+    """A MAC does not verify. The text tells nothing more, on purpose."""
+
+    reason = Reason.MAC_INVALID
+
+    def __init__(self) -> None:
+        super().__init__("the MAC does not verify with this key")
 
 
 class KeyExhaustedError(StrongroomError):

@@ -7,8 +7,7 @@ All ports are used from one event loop. Deadlines are absolute, in seconds of
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -17,26 +16,27 @@ from strongroom.resource_names import AliasName
 from strongroom_server.domain.keys import (
     Alias,
     Key,
-    KeyState,
-    KeyVersion,
+    KeyMaterial,
+    KeySpec,
+    KeyUsage,
     KeyVersionRef,
+    WrappedMaterial,
+)
+from strongroom_server.mutations import (
+    AuditDraft,
+    Mutation,
+    OutboxRow,
+    RequestMemo,
+    RewrappedVersion,
+    WrappingRoot,
 )
 
 __all__ = [
-    "AddVersion",
-    "AuditDraft",
     "AuditTrail",
-    "Change",
     "Clock",
-    "CreateAlias",
-    "CreateKey",
     "HsmToken",
     "KeyStore",
-    "Mutation",
     "Outbox",
-    "OutboxRow",
-    "RequestMemo",
-    "SetState",
 ]
 
 
@@ -53,7 +53,7 @@ class Clock(Protocol):
 
 
 class HsmToken(Protocol):
-    """One shard's HSM. Material never leaves it.
+    """One shard's HSM. Material never leaves it unwrapped.
 
     `sealed` is IV (12 bytes) || ciphertext || tag (16 bytes), AES-256-GCM; `aad` is 1 to
     8,214 bytes. Every method raises HsmUnavailableError when the HSM fails, does not
@@ -61,22 +61,47 @@ class HsmToken(Protocol):
     Calls without side effects are retried once on another session by the token itself.
     """
 
-    async def create_version(self, ref: KeyVersionRef, *, deadline: float) -> None:
-        """Generate the material of `ref`; durable on return.
+    async def create_version(
+        self,
+        ref: KeyVersionRef,
+        *,
+        spec: KeySpec,
+        usage: KeyUsage,
+        root: int | None,
+        deadline: float,
+    ) -> KeyMaterial:
+        """Generate the material of `ref` inside the HSM.
 
-        Idempotent: material that is already there under this `ref` is kept. On return
-        every session of this process can use it.
+        Args:
+            root: None makes a token object, durable on return: idempotent, what is there
+                under this `ref` is kept, and every session can use it. A number wraps the
+                material under that root instead; then each call makes another material,
+                and the caller stores it or drops it.
+
+        Raises:
+            KeySpecUnsupportedError: The HSM cannot make or use such keys.
         """
         ...
 
+    async def create_root(self, root: int, *, deadline: float) -> None:
+        """Generate wrapping root `root`, a token object that wraps and unwraps only.
+
+        Idempotent and durable on return.
+        """
+        ...
+
+    async def rewrap(self, material: KeyMaterial, root: int, *, deadline: float) -> WrappedMaterial:
+        """Wrap a wrapped version again, under `root`; in the clear only inside the HSM."""
+        ...
+
     async def encrypt(
-        self, ref: KeyVersionRef, plaintext: bytes, aad: bytes, *, deadline: float
+        self, material: KeyMaterial, plaintext: bytes, aad: bytes, *, deadline: float
     ) -> bytes:
         """Encrypt 1 to 4,096 bytes; return sealed bytes."""
         ...
 
     async def decrypt(
-        self, ref: KeyVersionRef, sealed: bytes, aad: bytes, *, deadline: float
+        self, material: KeyMaterial, sealed: bytes, aad: bytes, *, deadline: float
     ) -> bytes:
         """Decrypt sealed bytes.
 
@@ -87,10 +112,10 @@ class HsmToken(Protocol):
 
     async def reencrypt(
         self,
-        source: KeyVersionRef,
+        source: KeyMaterial,
         sealed: bytes,
         source_aad: bytes,
-        destination: KeyVersionRef,
+        destination: KeyMaterial,
         destination_aad: bytes,
         *,
         deadline: float,
@@ -103,13 +128,13 @@ class HsmToken(Protocol):
         ...
 
     async def generate_data_key(
-        self, ref: KeyVersionRef, number_of_bytes: int, aad: bytes, *, deadline: float
+        self, material: KeyMaterial, number_of_bytes: int, aad: bytes, *, deadline: float
     ) -> tuple[bytes, bytes]:
         """Make 1 to 1,024 random bytes in the HSM; return them plain and sealed."""
         ...
 
     async def generate_sealed_data_key(
-        self, ref: KeyVersionRef, number_of_bytes: int, aad: bytes, *, deadline: float
+        self, material: KeyMaterial, number_of_bytes: int, aad: bytes, *, deadline: float
     ) -> bytes:
         """Make 1 to 1,024 random bytes in the HSM; return them sealed only."""
         ...
@@ -117,28 +142,6 @@ class HsmToken(Protocol):
     async def generate_random(self, number_of_bytes: int, *, deadline: float) -> bytes:
         """Return 1 to 1,024 random bytes from the HSM."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class AuditDraft:
-    """An audit record before it has a place in the spool (audit-record-v1.md).
-
-    `outcome` is ``OK``, ``DENIED``, ``REFUSED`` or ``FAILED``. None means left out.
-    """
-
-    record_id: uuid.UUID
-    time: datetime
-    principal: str
-    peer: str
-    method: str
-    outcome: str
-    request_id: str
-    key: str | None = None
-    key_version: int | None = None
-    encryption_context: Mapping[str, str] = field(default_factory=dict)
-    reason: str | None = None
-    policy: str | None = None
-    validate_only: bool = False
 
 
 class AuditTrail(Protocol):
@@ -172,86 +175,57 @@ class AuditTrail(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class CreateKey:
-    """Insert a key, at revision 1, with its first version."""
-
-    key: Key
-
-
-@dataclass(frozen=True, slots=True)
-class SetState:
-    """Change a key's state. Its revision becomes `expected_revision` + 1."""
-
-    key_id: uuid.UUID
-    state: KeyState
-    time: datetime
-    expected_revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class AddVersion:
-    """Add a version and make it primary. The key's revision becomes `expected_revision` + 1."""
-
-    key_id: uuid.UUID
-    version: KeyVersion
-    time: datetime
-    expected_revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class CreateAlias:
-    """Insert an alias."""
-
-    alias: Alias
-
-
-Change = CreateKey | SetState | AddVersion | CreateAlias
-
-
-@dataclass(frozen=True, slots=True)
-class RequestMemo:
-    """The first answer to a request id.
-
-    `digest` is the SHA-256 of the canonical request, 32 bytes; `answer` is opaque to the
-    store (the service's own encoding).
-    """
-
-    principal: str
-    method: str
-    request_id: str
-    digest: bytes
-    answer: str
-
-
-@dataclass(frozen=True, slots=True)
-class Mutation:
-    """A change, its audit record and its memo: committed together or not at all."""
-
-    change: Change
-    draft: AuditDraft
-    memo: RequestMemo | None = None
-
-
 class KeyStore(Protocol):
     """One shard's metadata.
 
-    Reads are synchronous and come from memory; they include every change committed by
-    this process, and those of other processes within one second; when that cannot be
-    promised they raise ShardUnavailableError. Writes are durable on return (SQLite WAL,
+    What is used often is in memory, within a bound; the rest is read when it is asked for.
+    Reads include every change committed by this process, and those of other processes
+    within one second; when that cannot be promised, or a row is not as it was written,
+    they raise ShardUnavailableError. Writes are durable on return (SQLite WAL,
     synchronous=FULL) and raise ShardUnavailableError when the database fails.
     """
 
-    def find_key(self, key_id: uuid.UUID) -> Key | None:
-        """Return a key with all its versions."""
+    def cached_key(self, key_id: uuid.UUID) -> Key | None:
+        """Return a key with all its versions when it is in memory: the hot path."""
         ...
 
-    def find_alias(self, name: AliasName) -> Alias | None:
-        """Return an alias."""
+    async def find_key(self, key_id: uuid.UUID) -> Key | None:
+        """Return a key with all its versions, from memory or the database."""
         ...
 
-    def list_keys(self, *, after: tuple[datetime, uuid.UUID] | None) -> Sequence[Key]:
-        """Return keys by ascending (create_time, key_id), from beyond `after`."""
+    async def find_alias(self, name: AliasName) -> Alias | None:
+        """Return an alias, from memory or the database."""
+        ...
+
+    async def list_keys(
+        self, *, after: tuple[datetime, uuid.UUID] | None, limit: int
+    ) -> Sequence[Key]:
+        """Return at most `limit` keys by ascending (create_time, key_id), from beyond `after`."""
+        ...
+
+    async def list_roots(self) -> Sequence[WrappingRoot]:
+        """Return the wrapping roots by ascending number; empty before the first wrapped key."""
+        ...
+
+    async def stale_versions(self, root: int, *, limit: int) -> Sequence[KeyMaterial]:
+        """Return at most `limit` wrapped versions that lie under another root than `root`."""
+        ...
+
+    async def count_stale_versions(self, root: int) -> int:
+        """Count the wrapped versions that lie under another root than `root`."""
+        ...
+
+    async def replace_wrapped(self, versions: Sequence[RewrappedVersion]) -> int:
+        """Put re-wrapped materials in the place of the old ones, in one transaction.
+
+        A version that is not there as `before` says is left alone. Revisions stay.
+
+        Returns:
+            How many were replaced.
+
+        Raises:
+            EtagMismatchError: The root of an `after` has been retired; nothing was replaced.
+        """
         ...
 
     async def find_memo(self, principal: str, method: str, request_id: str) -> RequestMemo | None:
@@ -262,7 +236,10 @@ class KeyStore(Protocol):
         """Commit; return the outbox id of its record (ascending in commit order).
 
         Raises:
-            EtagMismatchError: The key's revision is not the expected one.
+            EtagMismatchError: The key's revision is not the expected one; or a wrapping
+                root is not as the change has it: the one to add is there, or a higher one;
+                the one to retire is not RETIRING, or versions lie under it; the one that
+                new material lies under has been retired.
             AliasExistsError: The alias exists.
             KeyNotFoundError: The alias' key does not exist.
             RequestIdReusedError: The memo's request id was taken meanwhile; told before
@@ -280,14 +257,6 @@ class KeyStore(Protocol):
             KeyExhaustedError: The total would pass 2^32 (SP 800-38D, 8.3).
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
-    """A record that was committed with its change and waits to be moved to the spool."""
-
-    outbox_id: int
-    draft: AuditDraft
 
 
 class Outbox(Protocol):

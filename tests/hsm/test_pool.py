@@ -3,43 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import pytest
+from tests.support.hsm_keys import new_material
+from tests.support.hsm_load import AAD, create_key, in_seconds
 from tests.support.pkcs11_shim import Shim
 from tests.support.softhsm import (
     RecordingObserver,
     TestToken,
     make_token,
-    new_ref,
     running_pool,
 )
 
+from strongroom_server.domain.keys import KeyMaterial
 from strongroom_server.errors import (
     CiphertextInvalidError,
     HsmUnavailableError,
     OverloadedError,
 )
+from strongroom_server.hsm.pool import SessionPool
 from strongroom_server.hsm.wire import WireError
 
 pytestmark = pytest.mark.hsm
 
-AAD = b"\x01context"
 
-
-def in_seconds(seconds: float = 10.0) -> float:
-    """Return a deadline."""
-    return time.monotonic() + seconds
+async def _create(
+    pool: SessionPool, material: KeyMaterial, *, deadline: float | None = None
+) -> None:
+    made = await pool.create_version(
+        material.ref,
+        spec=material.spec,
+        usage=material.usage,
+        root=None,
+        deadline=deadline or in_seconds(),
+    )
+    assert made == material
 
 
 async def test_every_operation(token: TestToken) -> None:
     """Each operation of the port does what it says, and the observer hears of it."""
     observer = RecordingObserver()
     async with running_pool(token.settings, observer) as pool:
-        first, second = new_ref(), new_ref()
-        await pool.create_version(first, deadline=in_seconds())
-        await pool.create_version(second, deadline=in_seconds())
+        first, second = await create_key(pool), await create_key(pool)
 
         sealed = await pool.encrypt(first, b"hello", AAD, deadline=in_seconds())
         assert await pool.decrypt(first, sealed, AAD, deadline=in_seconds()) == b"hello"
@@ -75,8 +81,7 @@ async def test_every_operation(token: TestToken) -> None:
 async def test_limits_are_refused_before_the_hsm(token: TestToken) -> None:
     """Sizes beyond the port's limits are a programming error, bad ciphertext sizes are not."""
     async with running_pool(token.with_settings(sessions=1)) as pool:
-        ref = new_ref()
-        await pool.create_version(ref, deadline=in_seconds())
+        ref = await create_key(pool)
         for plaintext in (b"", bytes(4097)):
             with pytest.raises(WireError):
                 await pool.encrypt(ref, plaintext, AAD, deadline=in_seconds())
@@ -96,8 +101,7 @@ async def test_tampering_is_answered_and_nothing_is_replaced(token: TestToken) -
     """Half the load forged: every forgery gets the one error, every other call its bytes (H5)."""
     observer = RecordingObserver()
     async with running_pool(token.settings, observer) as pool:
-        ref = new_ref()
-        await pool.create_version(ref, deadline=in_seconds())
+        ref = await create_key(pool)
         sealed = await pool.encrypt(ref, b"attack at dawn", AAD, deadline=in_seconds())
 
         async def good() -> None:
@@ -128,10 +132,10 @@ async def test_tampering_is_answered_and_nothing_is_replaced(token: TestToken) -
 async def test_create_twice_keeps_the_material(token: TestToken) -> None:
     """A repeated creation, also at the same time, makes no second key."""
     async with running_pool(token.settings) as pool:
-        ref = new_ref()
-        await asyncio.gather(*(pool.create_version(ref, deadline=in_seconds()) for _ in range(3)))
+        ref = new_material()
+        await asyncio.gather(*(_create(pool, ref) for _ in range(3)))
         sealed = await pool.encrypt(ref, b"x", AAD, deadline=in_seconds())
-        await pool.create_version(ref, deadline=in_seconds())
+        await _create(pool, ref)
         results = await asyncio.gather(
             *(pool.decrypt(ref, sealed, AAD, deadline=in_seconds()) for _ in range(20))
         )
@@ -141,9 +145,8 @@ async def test_create_twice_keeps_the_material(token: TestToken) -> None:
 async def test_new_key_is_loaded_everywhere(token: TestToken, shim: Shim) -> None:
     """After creation every worker has the handle: none searches on the way of a request."""
     async with running_pool(shim.wrap(token.with_settings(sessions=3))) as pool:
-        ref = new_ref()
-        await pool.create_version(ref, deadline=in_seconds())
-        shim.always("C_FindObjectsInit", "0x5")
+        ref = await create_key(pool)
+        shim.always("C_FindObjectsInit", 0x5)
         for _ in range(5):
             results = await asyncio.gather(
                 *(pool.encrypt(ref, b"x", AAD, deadline=in_seconds()) for _ in range(30))
@@ -155,8 +158,7 @@ async def test_new_key_is_loaded_everywhere(token: TestToken, shim: Shim) -> Non
 async def test_key_of_another_process_is_found(token: TestToken) -> None:
     """A key that another pool made on the same token is found when it is asked for."""
     async with running_pool(token.settings) as mine, running_pool(token.settings) as other:
-        ref = new_ref()
-        await other.create_version(ref, deadline=in_seconds())
+        ref = await create_key(other)
         sealed = await other.encrypt(ref, b"x", AAD, deadline=in_seconds())
         results = await asyncio.gather(
             *(mine.decrypt(ref, sealed, AAD, deadline=in_seconds()) for _ in range(8))
@@ -166,9 +168,9 @@ async def test_key_of_another_process_is_found(token: TestToken) -> None:
 
 async def test_keys_survive_a_restart(token: TestToken) -> None:
     """A new pool on the same token decrypts what an earlier one encrypted."""
-    ref = new_ref()
+    ref = new_material()
     async with running_pool(token.settings) as pool:
-        await pool.create_version(ref, deadline=in_seconds())
+        await _create(pool, ref)
         sealed = await pool.encrypt(ref, b"x", AAD, deadline=in_seconds())
     async with running_pool(token.settings) as pool:
         assert await pool.decrypt(ref, sealed, AAD, deadline=in_seconds()) == b"x"
@@ -178,11 +180,10 @@ async def test_absent_key_is_unavailable_and_harms_nobody(token: TestToken) -> N
     """A version that the token does not show is a fault of the shard; the workers stay."""
     observer = RecordingObserver()
     async with running_pool(token.settings, observer) as pool:
-        ref = new_ref()
-        await pool.create_version(ref, deadline=in_seconds())
+        ref = await create_key(pool)
         for _ in range(3):
             with pytest.raises(HsmUnavailableError, match="should hold"):
-                await pool.encrypt(new_ref(), b"x", AAD, deadline=in_seconds())
+                await pool.encrypt(new_material(), b"x", AAD, deadline=in_seconds())
         assert await pool.encrypt(ref, b"x", AAD, deadline=in_seconds())
     assert not observer.lost
     assert [category for category, _ in observer.alarms] == ["key_absent"] * 3
@@ -192,22 +193,20 @@ async def test_passed_deadline_costs_the_hsm_nothing(token: TestToken) -> None:
     """An operation whose deadline has passed is refused without reaching a worker."""
     observer = RecordingObserver()
     async with running_pool(token.with_settings(sessions=1), observer) as pool:
-        ref = new_ref()
-        await pool.create_version(ref, deadline=in_seconds())
+        ref = await create_key(pool)
         observer.operations.clear()
         for deadline in (in_seconds(0), in_seconds(-10)):
             with pytest.raises(HsmUnavailableError, match="deadline"):
                 await pool.encrypt(ref, b"x", AAD, deadline=deadline)
             with pytest.raises(HsmUnavailableError):
-                await pool.create_version(new_ref(), deadline=deadline)
+                await _create(pool, new_material(), deadline=deadline)
         assert not [each for each in observer.operations if each[0] != "ping"]
 
 
 async def test_cancelled_callers_are_forgotten(token: TestToken) -> None:
     """Callers that go away leave nothing behind and disturb nobody."""
     async with running_pool(token.with_settings(sessions=1)) as pool:
-        ref = new_ref()
-        await pool.create_version(ref, deadline=in_seconds())
+        ref = await create_key(pool)
         calls = [
             asyncio.create_task(pool.encrypt(ref, b"x", AAD, deadline=in_seconds()))
             for _ in range(200)
@@ -224,8 +223,7 @@ async def test_cancelled_callers_are_forgotten(token: TestToken) -> None:
 async def test_queue_is_bounded(token: TestToken) -> None:
     """More operations than may wait are refused at once, the others are answered."""
     async with running_pool(token.with_settings(sessions=1, max_queued=50)) as pool:
-        ref = new_ref()
-        await pool.create_version(ref, deadline=in_seconds())
+        ref = await create_key(pool)
         results = await asyncio.gather(
             *(pool.encrypt(ref, b"x", AAD, deadline=in_seconds()) for _ in range(120)),
             return_exceptions=True,
@@ -240,8 +238,7 @@ async def test_creations_beside_load(token: TestToken) -> None:
     """Keys made under load disturb nobody, and each is usable when its creation returns (H1)."""
     observer = RecordingObserver()
     async with running_pool(token.settings, observer) as pool:
-        first = new_ref()
-        await pool.create_version(first, deadline=in_seconds())
+        first = await create_key(pool)
         done = asyncio.Event()
 
         async def client() -> None:
@@ -251,8 +248,7 @@ async def test_creations_beside_load(token: TestToken) -> None:
 
         async def creator() -> None:
             for _ in range(8):
-                ref = new_ref()
-                await pool.create_version(ref, deadline=in_seconds())
+                ref = await create_key(pool)
                 sealed = await pool.encrypt(ref, b"y", AAD, deadline=in_seconds())
                 assert await pool.decrypt(ref, sealed, AAD, deadline=in_seconds()) == b"y"
 
@@ -268,9 +264,8 @@ async def test_two_pools_side_by_side(token: TestToken, tmp_path: Path) -> None:
     """Two shards with tokens of their own do not see each other's keys."""
     other = make_token(tmp_path / "other")
     async with running_pool(token.settings) as here, running_pool(other.settings) as there:
-        ref = new_ref()
-        await here.create_version(ref, deadline=in_seconds())
-        await there.create_version(ref, deadline=in_seconds())
+        ref = await create_key(here)
+        await _create(there, ref)
         sealed = await here.encrypt(ref, b"x", AAD, deadline=in_seconds())
         with pytest.raises(CiphertextInvalidError):
             await there.decrypt(ref, sealed, AAD, deadline=in_seconds())

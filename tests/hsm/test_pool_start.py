@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from tests.support.hsm_load import AAD, create_key, in_seconds
 from tests.support.pkcs11_shim import Shim
 from tests.support.softhsm import (
     RecordingObserver,
     SystemClock,
     TestToken,
-    new_ref,
     running_pool,
     wait_until,
 )
@@ -28,20 +27,12 @@ from strongroom_server.hsm.pool import SessionPool
 
 pytestmark = pytest.mark.hsm
 
-AAD = b"\x01context"
-
-
-def in_seconds(seconds: float = 10.0) -> float:
-    """Return a deadline."""
-    return time.monotonic() + seconds
-
 
 async def test_close_drains(token: TestToken) -> None:
     """Closing answers what is under way, refuses what comes, and leaves no process."""
     pool = SessionPool("eu-test", token.settings, SystemClock())
     await pool.start()
-    ref = new_ref()
-    await pool.create_version(ref, deadline=in_seconds())
+    ref = await create_key(pool)
     calls = [
         asyncio.create_task(pool.encrypt(ref, b"x", AAD, deadline=in_seconds())) for _ in range(300)
     ]

@@ -87,6 +87,8 @@ class RecordingObserver:
     operations: list[tuple[str, str]] = field(default_factory=list)
     started: list[int] = field(default_factory=list)
     lost: list[tuple[int, str]] = field(default_factory=list)
+    retired: list[tuple[int, str]] = field(default_factory=list)
+    breaker_states: list[str] = field(default_factory=list)
     alarms: list[tuple[str, str]] = field(default_factory=list)
 
     def operation(self, mechanism: str, seconds: float, category: str) -> None:
@@ -102,6 +104,14 @@ class RecordingObserver:
     def worker_lost(self, pid: int, reason: str) -> None:
         """Remember a loss."""
         self.lost.append((pid, reason))
+
+    def worker_retired(self, pid: int, reason: str) -> None:
+        """Remember a retirement."""
+        self.retired.append((pid, reason))
+
+    def breaker(self, state: str) -> None:
+        """Remember a state of the circuit breaker."""
+        self.breaker_states.append(state)
 
     def alarm(self, category: str, text: str) -> None:
         """Remember an alarm."""

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from strongroom_server.domain.keys import KeySpec, KeyUsage
 from strongroom_server.hsm import handshake, wire
 from strongroom_server.hsm.handshake import Report, StartStatus, WorkerSettings
+from strongroom_server.hsm.key_kinds import KINDS, Algorithm
 from strongroom_server.hsm.wire import (
     MAX_BATCH,
     NO_KEY,
@@ -20,11 +22,61 @@ from strongroom_server.hsm.wire import (
     Request,
     Status,
     WireError,
+    WireKey,
 )
+from strongroom_server.hsm.wire_operations import SPEC_NUMBERS, USAGE_NUMBERS
 
-keys = st.binary(min_size=20, max_size=20).filter(lambda key: key != NO_KEY)
+refs = st.binary(min_size=20, max_size=20).filter(lambda ref: ref != NO_KEY.ref)
+roots = st.integers(1, 2**32 - 1)
+NO_ROOT = st.just(0)
+NOTHING = st.just(b"")
+
+
+def _kinds(*usages: KeyUsage, aes: bool | None = None) -> list[tuple[int, int]]:
+    return [
+        (SPEC_NUMBERS[spec], USAGE_NUMBERS[usage])
+        for spec, usage in KINDS
+        if usage in usages and (aes is None or (spec is KeySpec.AES_256) == aes)
+    ]
+
+
+def _keys(
+    kinds: list[tuple[int, int]],
+    root: st.SearchStrategy[int] = NO_ROOT,
+    wrapped: st.SearchStrategy[bytes] = NOTHING,
+) -> st.SearchStrategy[WireKey]:
+    return st.builds(
+        lambda ref, kind, root, wrapped: WireKey(ref, kind[0], kind[1], root, wrapped),
+        refs,
+        st.sampled_from(kinds),
+        root,
+        wrapped,
+    )
+
+
+def _used(kinds: list[tuple[int, int]]) -> st.SearchStrategy[WireKey]:
+    return _keys(kinds) | _keys(kinds, roots, st.binary(min_size=1, max_size=72))
+
+
+AES = _kinds(KeyUsage.ENCRYPT_DECRYPT, aes=True)
+RSA = _kinds(KeyUsage.ENCRYPT_DECRYPT, aes=False)
+SIGNERS = _kinds(KeyUsage.SIGN_VERIFY)
+MACS = _kinds(KeyUsage.GENERATE_VERIFY_MAC)
+AGREERS = _kinds(KeyUsage.KEY_AGREEMENT)
+WRAPPABLE = [
+    (SPEC_NUMBERS[spec], USAGE_NUMBERS[usage])
+    for (spec, usage), kind in KINDS.items()
+    if kind.is_wrappable
+]
+ALL = _kinds(*KeyUsage)
+keys = _used(AES)
+names = st.builds(lambda ref: WireKey(ref, 0, 0, 0, b""), refs)
+root_names = st.builds(lambda root: WireKey(NO_KEY.ref, 0, 0, root, b""), roots)
+new = _keys(WRAPPABLE, roots)
 aads = st.binary(min_size=1, max_size=200)
 sealed = st.binary(min_size=29, max_size=200)
+GOOD = WireKey(b"k" * 20, *AES[0], 0, b"")
+SETTINGS = WorkerSettings("m", "", "t", "p", True, 16, 0)  # noqa: FBT003 - a tuple's field
 heads = {
     "id": st.integers(0, 2**32 - 1),
     "deadline": st.floats(allow_nan=False, allow_infinity=False),
@@ -38,6 +90,19 @@ empty = {
     "key2": st.just(NO_KEY),
 }
 numbers = st.integers(1, 1024)
+wrapped = st.binary(min_size=1, max_size=72)
+messages = st.binary(max_size=200)
+digests = st.binary(min_size=32, max_size=64)
+
+
+def _algorithms(*prefixes: str) -> st.SearchStrategy[int]:
+    return st.sampled_from([int(each) for each in Algorithm if each.name.startswith(prefixes)])
+
+
+signatures = _algorithms("RSASSA", "ECDSA", "ED25519")
+digest_signatures = _algorithms("RSASSA", "ECDSA")
+macs = _algorithms("HMAC")
+oaeps = _algorithms("RSAES")
 texts = st.text(max_size=99)
 
 
@@ -54,9 +119,47 @@ requests = st.one_of(
     _request(Operation.DATA_KEY, key=keys, aad=aads, number=numbers),
     _request(Operation.SEALED_DATA_KEY, key=keys, aad=aads, number=numbers),
     _request(Operation.RANDOM, number=numbers),
-    _request(Operation.CREATE, key=keys),
-    _request(Operation.LOAD, key=keys),
+    _request(Operation.CREATE, key=_keys(ALL)),
+    _request(Operation.LOAD, key=_keys(ALL)),
     _request(Operation.PING),
+    _request(Operation.CREATE_WRAPPED, key=new),
+    _request(Operation.CREATE_ROOT, key=root_names),
+    _request(Operation.REWRAP, key=_keys(WRAPPABLE, roots, wrapped), key2=root_names),
+    _request(Operation.PUBLIC_KEY, key=_keys(SIGNERS + RSA + AGREERS)),
+    _request(Operation.SIGN, key=_used(SIGNERS), number=signatures, data=messages),
+    _request(Operation.SIGN_DIGEST, key=_used(SIGNERS), number=digest_signatures, data=digests),
+    _request(Operation.VERIFY, key=_used(SIGNERS), number=signatures, data=messages, aad=aads),
+    _request(
+        Operation.VERIFY_DIGEST,
+        key=_used(SIGNERS),
+        number=digest_signatures,
+        data=digests,
+        aad=aads,
+    ),
+    _request(Operation.MAC, key=_used(MACS), number=macs, data=messages),
+    _request(Operation.VERIFY_MAC, key=_used(MACS), number=macs, data=messages, aad=digests),
+    _request(Operation.AGREE, key=_used(AGREERS), data=st.binary(min_size=1, max_size=600)),
+    _request(Operation.RSA_ENCRYPT, key=_used(RSA), number=oaeps, data=st.binary(max_size=470)),
+    _request(
+        Operation.RSA_DECRYPT,
+        key=_used(RSA),
+        number=oaeps,
+        data=st.binary(min_size=256, max_size=512),
+    ),
+    _request(Operation.MAKE_TRANSFER_KEY, key=names, number=st.sampled_from([3072, 4096])),
+    _request(Operation.DESTROY_TRANSFER_KEY, key=names),
+    _request(
+        Operation.EXPORT,
+        key=_keys(WRAPPABLE, roots, wrapped),
+        number=oaeps,
+        data=st.binary(min_size=1, max_size=600),
+    ),
+    _request(
+        Operation.IMPORT,
+        key=_keys(WRAPPABLE) | new,
+        key2=names,
+        data=st.binary(min_size=1, max_size=700),
+    ),
 )
 answers = st.builds(
     Answer,
@@ -89,7 +192,13 @@ def test_answers_round_trip(batch: list[Answer]) -> None:
 
 
 @given(
-    st.builds(WorkerSettings, texts, texts, texts, st.booleans()),
+    st.builds(
+        WorkerSettings,
+        *([texts] * 4),
+        st.booleans(),
+        st.integers(0, 2**32 - 1),
+        st.integers(0, 2**32 - 1),
+    ),
     st.builds(Report, st.sampled_from(StartStatus), st.integers(0, 2**32 - 1), texts),
 )
 def test_handshake_round_trips(settings: WorkerSettings, report: Report) -> None:
@@ -158,9 +267,17 @@ def test_noise_gives_one_error(noise: bytes) -> None:
     "changes",
     [
         {"operation": 0},
-        {"operation": 10},
+        {"operation": 27},
+        {"operation": 255},
         {"key": NO_KEY},
-        {"key2": bytes(19) + b"\1"},
+        {"key": GOOD._replace(ref=NO_KEY.ref)},
+        {"key": GOOD._replace(spec=0)},
+        {"key": GOOD._replace(spec=2)},
+        {"key": GOOD._replace(usage=2)},
+        {"key": GOOD._replace(root=1)},
+        {"key": GOOD._replace(wrapped=b"x")},
+        {"key": GOOD._replace(root=1, wrapped=bytes(73))},
+        {"key2": GOOD},
         {"number": 1},
         {"data": b""},
         {"data": bytes(4097)},
@@ -170,16 +287,42 @@ def test_noise_gives_one_error(noise: bytes) -> None:
         {"deadline": float("nan")},
         {"deadline": float("inf")},
     ],
-    ids="-".join,
+    ids=str,
 )
 def test_fields_out_of_limits_are_refused(changes: dict[str, object]) -> None:
     """Each field beyond its operation's limits is refused by the receiving side."""
-    good = Request(1, Operation.ENCRYPT, 1.0, 0, b"x", b"a", b"", b"k" * 20, NO_KEY)
+    good = Request(1, Operation.ENCRYPT, 1.0, 0, b"x", b"a", b"", GOOD, NO_KEY)
     body = wire.pack_requests([wire.pack_request(good)])[5:]
     assert wire.parse_requests(body) == [good]
     bad = good._replace(**changes)  # type: ignore[arg-type]  # on purpose
     with pytest.raises(WireError):
         wire.parse_requests(wire.pack_requests([wire.pack_request(bad)])[5:])
+
+
+@given(requests, st.data())
+def test_a_changed_byte_is_refused_or_another_request(
+    request_: Request, data: st.DataObject
+) -> None:
+    """A byte changed anywhere gives the one error or a request within its limits, no other."""
+    body = bytearray(wire.pack_requests([wire.pack_request(request_)])[5:])
+    at = data.draw(st.integers(0, len(body) - 1))
+    body[at] ^= data.draw(st.integers(1, 255))
+    try:
+        (parsed,) = wire.parse_requests(bytes(body))
+    except WireError:
+        return
+    assert wire.pack_requests([wire.pack_request(parsed)])[5:] == bytes(body)
+
+
+def test_every_operation_has_limits() -> None:
+    """No operation is without a rule, and none takes an empty request but PING."""
+    for operation in Operation:
+        empty = (operation, 0, b"", b"", b"", NO_KEY, NO_KEY)
+        if operation is Operation.PING:
+            wire.check_request(*empty)
+            continue
+        with pytest.raises(WireError):
+            wire.check_request(*empty)
 
 
 def test_batches_are_bounded() -> None:
@@ -197,7 +340,7 @@ def test_frames_are_bounded() -> None:
     assert frames.feed((4 * 2**20).to_bytes(4, "big") + b"\3") == []
     with pytest.raises(WireError):
         Frames().feed((4 * 2**20 + 1).to_bytes(4, "big") + b"\3")
-    for kind in (0, 5, 255):
+    for kind in (0, 6, 255):
         with pytest.raises(WireError):
             Frames().feed(bytes(4) + bytes([kind]))
 
@@ -212,8 +355,8 @@ def test_largest_batch_fits() -> None:
         os.urandom(4124),
         os.urandom(8214),
         os.urandom(8214),
-        b"k" * 20,
-        b"q" * 20,
+        GOOD._replace(root=1, wrapped=bytes(72)),
+        GOOD._replace(root=2, wrapped=bytes(72)),
     )
     frame = wire.pack_requests([wire.pack_request(largest)] * MAX_BATCH)
     assert wire.parse_requests(_body(frame, Kind.REQUESTS)) == [largest] * MAX_BATCH
@@ -229,8 +372,8 @@ def test_unknown_statuses_are_refused() -> None:
     body[0] = 99
     with pytest.raises(WireError):
         handshake.parse_report(bytes(body))
-    flagged = bytearray(handshake.pack_settings(WorkerSettings("m", "t", "p", True))[5:])  # noqa: FBT003 - a tuple's field
-    flagged[0] = 2
+    flagged = bytearray(handshake.pack_settings(SETTINGS)[5:])
+    flagged[0] = 4
     with pytest.raises(WireError):
         handshake.parse_settings(bytes(flagged))
 
@@ -241,4 +384,4 @@ def test_long_texts() -> None:
     (_, body) = Frames().feed(handshake.pack_report(report))[0]
     assert handshake.parse_report(body).text == "x" + "é" * 2047
     with pytest.raises(WireError):
-        handshake.pack_settings(WorkerSettings("m" * 4097, "t", "p", True))  # noqa: FBT003 - a tuple's field
+        handshake.pack_settings(SETTINGS._replace(module="m" * 4097))

@@ -1,4 +1,4 @@
-"""Keys, key versions and aliases as the service knows them. Pure data."""
+"""Keys, key versions and aliases as the service knows them, and where material is. Pure data."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ __all__ = [
     "Alias",
     "Key",
     "KeyManager",
+    "KeyMaterial",
     "KeySpec",
     "KeyState",
+    "KeyStorage",
     "KeyUsage",
     "KeyVersion",
     "KeyVersionRef",
+    "WrappedMaterial",
 ]
 
 
@@ -25,12 +28,37 @@ class KeySpec(enum.StrEnum):
     """What the material is."""
 
     AES_256 = "AES_256"
+    HMAC_224 = "HMAC_224"
+    HMAC_256 = "HMAC_256"
+    HMAC_384 = "HMAC_384"
+    HMAC_512 = "HMAC_512"
+    RSA_2048 = "RSA_2048"
+    RSA_3072 = "RSA_3072"
+    RSA_4096 = "RSA_4096"
+    EC_P256 = "EC_P256"
+    EC_P384 = "EC_P384"
+    EC_P521 = "EC_P521"
+    EC_SECP256K1 = "EC_SECP256K1"
+    ED25519 = "ED25519"
 
 
 class KeyUsage(enum.StrEnum):
-    """What a key may be used for."""
+    """What a key may be used for: one thing, for ever."""
 
     ENCRYPT_DECRYPT = "ENCRYPT_DECRYPT"
+    SIGN_VERIFY = "SIGN_VERIFY"
+    GENERATE_VERIFY_MAC = "GENERATE_VERIFY_MAC"
+    KEY_AGREEMENT = "KEY_AGREEMENT"
+
+
+class KeyStorage(enum.StrEnum):
+    """Where a key's material is kept (docs/formats/wrapped-material-v1.md)."""
+
+    RESIDENT = "RESIDENT"
+    """A token object of its own for each version: as many keys as the HSM has room for."""
+    WRAPPED = "WRAPPED"
+    """In the metadata store, wrapped by a root that is a token object; unwrapped inside
+    the HSM when it is used: as many keys as the store has room for."""
 
 
 class KeyState(enum.StrEnum):
@@ -62,12 +90,42 @@ class KeyVersionRef:
 
 
 @dataclass(frozen=True, slots=True)
+class WrappedMaterial:
+    """Material as the store keeps it (docs/formats/wrapped-material-v1.md).
+
+    Attributes:
+        root: Number of the wrapping root, 1 to 2^32 - 1.
+        wrapped: The material, AES key wrap (RFC 3394): 40 bytes for AES_256.
+    """
+
+    root: int
+    wrapped: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyMaterial:
+    """What the HSM has to be told to use a version: which it is, what it is, where it is.
+
+    `wrapped` is None for a resident version.
+    """
+
+    ref: KeyVersionRef
+    spec: KeySpec = KeySpec.AES_256
+    usage: KeyUsage = KeyUsage.ENCRYPT_DECRYPT
+    wrapped: WrappedMaterial | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class KeyVersion:
-    """One version of a key. `reserved_uses` bounds its encryptions from above."""
+    """One version of a key. `reserved_uses` bounds its encryptions from above.
+
+    `wrapped` is None when the version is a token object of its own.
+    """
 
     number: int
     create_time: datetime
     reserved_uses: int
+    wrapped: WrappedMaterial | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +149,7 @@ class Key:
     revision: int
     policy: str
     versions: tuple[KeyVersion, ...]
+    storage: KeyStorage = KeyStorage.RESIDENT
 
     @property
     def name(self) -> KeyName:
@@ -113,6 +172,17 @@ class Key:
     def has_version(self, number: int) -> bool:
         """Say whether version `number` exists."""
         return any(version.number == number for version in self.versions)
+
+    def material(self, number: int) -> KeyMaterial:
+        """Return what the HSM has to be told to use version `number`.
+
+        Raises:
+            KeyError: There is no such version.
+        """
+        for version in self.versions:
+            if version.number == number:
+                return KeyMaterial(self.version_ref(number), self.spec, self.usage, version.wrapped)
+        raise KeyError(number)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,16 +16,21 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from strongroom_server.errors import (
-    CiphertextInvalidError,
-    HsmUnavailableError,
-    InternalError,
-    OverloadedError,
-    StrongroomError,
-)
+from strongroom_server.errors import HsmUnavailableError, OverloadedError
 from strongroom_server.hsm import wire
+from strongroom_server.hsm.affinity import share_out
+from strongroom_server.hsm.answers import error_for
+from strongroom_server.hsm.breaker import BreakerState
 from strongroom_server.hsm.observer import PoolObserver
-from strongroom_server.hsm.wire import MAX_BATCH, NO_KEY, Answer, Operation, Request, Status
+from strongroom_server.hsm.wire import (
+    MAX_BATCH,
+    NO_KEY,
+    Answer,
+    Operation,
+    Request,
+    Status,
+    WireKey,
+)
 from strongroom_server.hsm.worker_process import (
     PendingOperation,
     SessionPoolSettings,
@@ -36,7 +41,6 @@ from strongroom_server.ports import Clock
 
 __all__ = ["Dispatcher", "WorkerLostError"]
 
-_MAX_FRAMES: Final = 2  # one at work, one waiting in the socket: no idle turn between
 _BATCH_SECONDS: Final = 0.1  # a batch of a slow HSM must not look like a hung worker
 _NAMES: Final = {int(operation): operation.name.lower() for operation in Operation}
 
@@ -80,7 +84,11 @@ class Dispatcher:
 
     def unavailable(self) -> HsmUnavailableError:
         """Make the error for "no worker can do this"."""
-        return HsmUnavailableError(self._region, self.workforce.why_not())
+        return HsmUnavailableError(
+            self._region,
+            self.workforce.why_not(),
+            retry_after_seconds=self.workforce.retry_after_seconds(),
+        )
 
     def too_late(self) -> HsmUnavailableError:
         """Make the error for "not by its deadline"."""
@@ -100,8 +108,8 @@ class Dispatcher:
         operation: Operation,
         deadline: float,
         *,
-        key: bytes = NO_KEY,
-        key2: bytes = NO_KEY,
+        key: WireKey = NO_KEY,
+        key2: WireKey = NO_KEY,
         number: int = 0,
         data: bytes = b"",
         aad: bytes = b"",
@@ -125,10 +133,15 @@ class Dispatcher:
                 f"region {self._region}: too many operations wait for the HSM",
                 retry_after_seconds=0.1,
             )
+        breaker = self.workforce.breaker
+        if not breaker.admit():
+            raise self.unavailable()
         pending = self._make(
             Request(self._next_id(), operation, deadline, number, data, aad, aad2, key, key2),
             bound=False,
         )
+        if breaker.state is not BreakerState.CLOSED:  # it is the probe
+            pending.future.add_done_callback(lambda _: breaker.release())
         self._queue.append(pending)
         if not self._flush_is_due:
             self._flush_is_due = True
@@ -137,11 +150,20 @@ class Dispatcher:
         return pending.future
 
     def send_bound(
-        self, worker: WorkerProcess, operation: Operation, key: bytes, deadline: float
+        self,
+        worker: WorkerProcess,
+        operation: Operation,
+        deadline: float,
+        *,
+        key: WireKey,
+        key2: WireKey = NO_KEY,
+        number: int = 0,
+        data: bytes = b"",
     ) -> asyncio.Future[Answer]:
         """Send an operation to this very worker; WorkerLostError when that is lost."""
+        wire.check_request(operation, number, data, b"", b"", key, key2)
         pending = self._make(
-            Request(self._next_id(), operation, deadline, 0, b"", b"", b"", key, NO_KEY),
+            Request(self._next_id(), operation, deadline, number, data, b"", b"", key, key2),
             bound=True,
         )
         worker.send([pending], now=self._clock.monotonic())
@@ -165,7 +187,7 @@ class Dispatcher:
         return pending
 
     def _flush(self) -> None:
-        """Share the queue among the workers that have room, evenly, least busy first."""
+        """Share the queue among the workers that have room (`affinity`)."""
         self._flush_is_due = False
         queue = self._queue
         now = self._clock.monotonic()
@@ -173,21 +195,13 @@ class Dispatcher:
         if self._seconds_per_operation:
             limit = max(1, min(MAX_BATCH, int(_BATCH_SECONDS / self._seconds_per_operation)))
         while queue:
-            free = [w for w in self.workforce.workers if w.frames_in_flight < _MAX_FRAMES]
-            if not free:
-                return
-            worker = min(free, key=lambda w: w.in_flight)
-            load = len(queue) + sum(w.in_flight for w in free)
-            share = max(1, -(-load // len(free)) - worker.in_flight)
-            batch: list[PendingOperation] = []
-            while queue and len(batch) < min(share, limit):
-                pending = queue.popleft()
-                if not pending.future.done():
-                    batch.append(pending)
-                else:
-                    self._waiting.pop(pending.request.id, None)  # given up by its caller
-            if batch:
+            batches, given_up = share_out(queue, self.workforce.workers, limit, now)
+            for pending in given_up:
+                self._waiting.pop(pending.request.id, None)
+            for worker, batch in batches.items():
                 worker.send(batch, now=now)
+            if not batches and not given_up:
+                return
 
     def _expire(self) -> None:
         """Answer those whose deadline has come. What a worker has of them it still answers."""
@@ -220,9 +234,14 @@ class Dispatcher:
         for pending, answer in answered:
             self._waiting.pop(pending.request.id, None)
             spent += answer.microseconds
+            if answer.status != Status.EXPIRED and pending.request.operation != Operation.PING:
+                # Whatever it said of the ciphertext or the key: the HSM itself has answered.
+                self.workforce.breaker.success()
             if pending.future.done():
                 continue  # cancelled, or answered at its deadline
-            error, category = self._error_for(answer)
+            error, category = error_for(
+                self._region, pending.request.operation, answer, self._observer.alarm
+            )
             self._observer.operation(
                 _NAMES[pending.request.operation], answer.microseconds / 1e6, category
             )
@@ -235,6 +254,10 @@ class Dispatcher:
             self._seconds_per_operation += (recent - self._seconds_per_operation) / 4
         if self._queue:
             self._flush()
+
+    def on_worn(self, worker: WorkerProcess) -> None:
+        """Have it replaced while it serves on."""
+        self.workforce.recycle(worker, "worn: it has unwrapped enough keys")
 
     def on_lost(
         self, worker: WorkerProcess, reason: str, unanswered: list[PendingOperation]
@@ -254,28 +277,11 @@ class Dispatcher:
                 pending.retried = True
                 again.append(pending)
         self._queue.extendleft(reversed(again))
-        if not self.workforce.workers:
+        if not self.workforce.workers or not self.workforce.breaker.is_ready:
             while self._queue:
                 self._fail(self._queue.popleft(), self.unavailable(), category="fault")
         else:
             self._flush()
-
-    def _error_for(self, answer: Answer) -> tuple[StrongroomError | None, str]:
-        match answer.status:
-            case Status.OK:
-                return None, "ok"
-            case Status.TAMPERED:
-                return CiphertextInvalidError(), "tampered"
-            case Status.KEY_ABSENT:
-                self._observer.alarm("key_absent", answer.first.decode(errors="replace"))
-                return HsmUnavailableError(
-                    self._region, "the HSM does not show a key version that it should hold"
-                ), "key_absent"
-            case Status.EXPIRED:
-                return HsmUnavailableError(self._region, "the deadline has passed"), "deadline"
-            case _:
-                self._observer.alarm("policy", answer.first.decode(errors="replace"))
-                return InternalError(), "policy"
 
     def _fail(self, pending: PendingOperation, error: Exception, *, category: str) -> None:
         self._waiting.pop(pending.request.id, None)

@@ -1,7 +1,8 @@
 """The first frame each way between the session pool and an HSM worker (`wire` has the rest).
 
-    SETTINGS  u8 verify_after_encrypt (0/1), three times (u16 length, UTF-8):
-              module path, token label, PIN file path. Never the PIN itself.
+    SETTINGS  u8 flags (1 verify_after_encrypt, 2 needs_wrap), u32 unwrapped keys, u32 unwraps
+              after which the worker is worn, four times (u16 length, UTF-8): module path,
+              module parameters, token label, PIN file path. Never the PIN itself.
     REPORT    u8 start status, u32 keys on the token, u16 length, UTF-8 text
 
 A text has at most 4,096 bytes.
@@ -27,6 +28,9 @@ __all__ = [
 
 MAX_TEXT_BYTES: Final = 4096
 _LENGTH: Final = struct.Struct(">H")
+_SETTINGS: Final = struct.Struct(">BII")
+_VERIFY: Final = 1
+_NEEDS_WRAP: Final = 2
 _REPORT: Final = struct.Struct(">BI")
 
 
@@ -43,12 +47,16 @@ class StartStatus(enum.IntEnum):
 
 
 class WorkerSettings(NamedTuple):
-    """What a worker is told."""
+    """What a worker is told; `SessionPoolSettings` says what each means."""
 
     module: str
+    module_parameters: str
     token_label: str
     pin_file: str
     verify_after_encrypt: bool
+    unwrapped_keys: int
+    recycle_after_unwraps: int
+    needs_wrap: bool = False
 
 
 class Report(NamedTuple):
@@ -61,9 +69,18 @@ class Report(NamedTuple):
 
 def pack_settings(settings: WorkerSettings) -> bytes:
     """Make the SETTINGS frame."""
-    texts = (settings.module, settings.token_label, settings.pin_file)
-    body = bytes([settings.verify_after_encrypt]) + b"".join(_pack_text(text) for text in texts)
-    return pack_frame(Kind.SETTINGS, body)
+    head = _SETTINGS.pack(
+        _VERIFY * settings.verify_after_encrypt + _NEEDS_WRAP * settings.needs_wrap,
+        settings.unwrapped_keys,
+        settings.recycle_after_unwraps,
+    )
+    texts = (
+        settings.module,
+        settings.module_parameters,
+        settings.token_label,
+        settings.pin_file,
+    )
+    return pack_frame(Kind.SETTINGS, head + b"".join(_pack_text(text) for text in texts))
 
 
 def parse_settings(body: bytes) -> WorkerSettings:
@@ -72,14 +89,27 @@ def parse_settings(body: bytes) -> WorkerSettings:
     Raises:
         WireError: Anything but exactly what `pack_settings` makes.
     """
-    if body[:1] not in {b"\0", b"\1"}:
+    if len(body) < _SETTINGS.size:
+        raise WireError("settings: cut short")
+    flags, unwrapped_keys, recycle_after_unwraps = _SETTINGS.unpack_from(body)
+    if flags & ~(_VERIFY | _NEEDS_WRAP):
         raise WireError("settings: bad flag")
-    module, at = _parse_text(body, 1)
+    module, at = _parse_text(body, _SETTINGS.size)
+    module_parameters, at = _parse_text(body, at)
     token_label, at = _parse_text(body, at)
     pin_file, at = _parse_text(body, at)
     if at != len(body):
         raise WireError("settings: too long")
-    return WorkerSettings(module, token_label, pin_file, body[0] == 1)
+    return WorkerSettings(
+        module,
+        module_parameters,
+        token_label,
+        pin_file,
+        bool(flags & _VERIFY),
+        unwrapped_keys,
+        recycle_after_unwraps,
+        bool(flags & _NEEDS_WRAP),
+    )
 
 
 def pack_report(report: Report) -> bytes:

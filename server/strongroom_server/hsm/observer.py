@@ -17,11 +17,15 @@ class PoolObserver(Protocol):
         """Hear of an operation's end.
 
         Args:
-            mechanism: ``encrypt``, ``decrypt``, ``reencrypt``, ``data_key``,
-                ``sealed_data_key``, ``random``, ``create``, ``load`` or ``ping``.
+            mechanism: Lower-case name of a `wire.Operation`: ``encrypt``, ``decrypt``,
+                ``reencrypt``, ``data_key``, ``sealed_data_key``, ``random``, ``create``,
+                ``load``, ``ping``, ``create_wrapped``, ``create_root``, ``rewrap``,
+                ``public_key``, ``sign``, ``sign_digest``, ``verify``, ``verify_digest``,
+                ``mac``, ``verify_mac``, ``agree``, ``rsa_encrypt``, ``rsa_decrypt``,
+                ``make_transfer_key``, ``destroy_transfer_key``, ``export`` or ``import``.
             seconds: Time in the worker, without waiting; 0 when it never ended there.
-            category: ``ok``, ``tampered``, ``key_absent``, ``policy``, ``deadline``,
-                ``fault`` or ``overloaded``.
+            category: ``ok``, ``tampered``, ``invalid``, ``unsupported``, ``key_absent``,
+                ``damaged``, ``policy``, ``deadline``, ``fault`` or ``overloaded``.
         """
         ...
 
@@ -33,12 +37,20 @@ class PoolObserver(Protocol):
         """Hear that a worker ended or did not come up."""
         ...
 
+    def worker_retired(self, pid: int, reason: str) -> None:
+        """Hear that a worker was replaced although it served well, for it was worn."""
+        ...
+
+    def breaker(self, state: str) -> None:
+        """Hear that the circuit breaker changed: ``closed``, ``open`` or ``half_open``."""
+        ...
+
     def alarm(self, category: str, text: str) -> None:
         """Hear of something that a person must look at.
 
         Args:
-            category: ``pin_refused`` (no worker is started any more), ``key_absent`` or
-                ``policy``.
+            category: ``pin_refused`` (no worker is started any more), ``key_absent``,
+                ``damaged`` (stored material does not unwrap) or ``policy``.
             text: What happened.
         """
         ...
@@ -54,6 +66,12 @@ class NullObserver:
         """Do nothing."""
 
     def worker_lost(self, pid: int, reason: str) -> None:
+        """Do nothing."""
+
+    def worker_retired(self, pid: int, reason: str) -> None:
+        """Do nothing."""
+
+    def breaker(self, state: str) -> None:
         """Do nothing."""
 
     def alarm(self, category: str, text: str) -> None:

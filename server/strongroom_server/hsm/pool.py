@@ -1,32 +1,66 @@
 """The session pool: one shard's HSM, as `ports.HsmToken`.
 
-Three parts, all owned by one event loop: this one knows what callers ask for; `dispatch`
-sends it to workers; `workforce` keeps the workers alive.
+All owned by one event loop: this module, `pool_operations` and `pool_pairs` know what
+callers ask for; `dispatch` sends it to workers; `workforce` keeps the workers alive.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import uuid
 from collections.abc import Callable
-from typing import Final
+from dataclasses import dataclass
 
-from strongroom_server.domain.keys import KeyVersionRef
-from strongroom_server.errors import CiphertextInvalidError
+from strongroom_server.domain.keys import (
+    KeyMaterial,
+    KeySpec,
+    KeyUsage,
+    KeyVersionRef,
+    WrappedMaterial,
+)
+from strongroom_server.errors import CiphertextInvalidError, KeySpecUnsupportedError
 from strongroom_server.hsm.dispatch import Dispatcher, WorkerLostError
+from strongroom_server.hsm.key_kinds import Algorithm, kind_of
 from strongroom_server.hsm.observer import NullObserver, PoolObserver
-from strongroom_server.hsm.wire import Operation
+from strongroom_server.hsm.pool_operations import to_root, to_wire
+from strongroom_server.hsm.pool_pairs import PoolPairs
+from strongroom_server.hsm.wire import NO_KEY, Answer, Operation, WireKey
+from strongroom_server.hsm.wire_operations import (
+    MAX_TRANSFER_BYTES,
+    SPEC_NUMBERS,
+    USAGE_NUMBERS,
+)
 from strongroom_server.hsm.worker_process import SessionPoolSettings
 from strongroom_server.hsm.workforce import PoolStatus
 from strongroom_server.ports import Clock
 
-__all__ = ["NullObserver", "PoolObserver", "PoolStatus", "SessionPool", "SessionPoolSettings"]
+__all__ = [
+    "NullObserver",
+    "PoolObserver",
+    "PoolStatus",
+    "SessionPool",
+    "SessionPoolSettings",
+    "TransferKey",
+]
 
-_MIN_SEALED_BYTES: Final = 29  # docs/formats/ciphertext-blob-v1.md
-_MAX_SEALED_BYTES: Final = 4124
+
+@dataclass(frozen=True, slots=True)
+class TransferKey:
+    """A key pair to send material under.
+
+    Attributes:
+        name: What `import_material` and `destroy_transfer_key` take.
+        public_key: DER SubjectPublicKeyInfo.
+        algorithm: RSAES-OAEP with the strongest hash that this HSM takes.
+    """
+
+    name: str
+    public_key: bytes
+    algorithm: Algorithm
 
 
-class SessionPool:
+class SessionPool(PoolPairs):
     """HSM workers of one shard, behind `ports.HsmToken`.
 
     Thread safety: none; one event loop.
@@ -50,14 +84,17 @@ class SessionPool:
             observer: Hears of operations and workers, for metrics and the log.
             jitter: 0 to 1, uniform; spreads the attempts to replace a worker.
         """
-        self._clock = clock
-        self._dispatcher = Dispatcher(
-            region,
-            settings,
-            clock,
-            observer or NullObserver(),
-            jitter or secrets.SystemRandom().random,
+        super().__init__(
+            Dispatcher(
+                region,
+                settings,
+                clock,
+                observer or NullObserver(),
+                jitter or secrets.SystemRandom().random,
+            )
         )
+        self._region = region
+        self._clock = clock
         self._workforce = self._dispatcher.workforce
         self._creation = asyncio.Lock()
 
@@ -93,117 +130,181 @@ class SessionPool:
         """Return the state of the workers."""
         return self._workforce.status(queued=self._dispatcher.queued)
 
-    # ports.HsmToken
+    # What makes objects on the token: one at a time, in one worker, for a search beside a
+    # key generation fails in some modules.
 
-    async def encrypt(
-        self, ref: KeyVersionRef, plaintext: bytes, aad: bytes, *, deadline: float
-    ) -> bytes:
-        """See `ports.HsmToken.encrypt`."""
-        answer = await self._dispatcher.submit(
-            Operation.ENCRYPT, deadline, key=ref.to_bytes(), data=plaintext, aad=aad
-        )
-        return answer.second
-
-    async def decrypt(
-        self, ref: KeyVersionRef, sealed: bytes, aad: bytes, *, deadline: float
-    ) -> bytes:
-        """See `ports.HsmToken.decrypt`."""
-        if not _MIN_SEALED_BYTES <= len(sealed) <= _MAX_SEALED_BYTES:
-            raise CiphertextInvalidError
-        answer = await self._dispatcher.submit(
-            Operation.DECRYPT, deadline, key=ref.to_bytes(), data=sealed, aad=aad
-        )
-        return answer.first
-
-    async def reencrypt(
+    async def create_version(
         self,
-        source: KeyVersionRef,
-        sealed: bytes,
-        source_aad: bytes,
-        destination: KeyVersionRef,
-        destination_aad: bytes,
+        ref: KeyVersionRef,
         *,
+        spec: KeySpec,
+        usage: KeyUsage,
+        root: int | None,
         deadline: float,
-    ) -> bytes:
-        """See `ports.HsmToken.reencrypt`."""
-        if not _MIN_SEALED_BYTES <= len(sealed) <= _MAX_SEALED_BYTES:
-            raise CiphertextInvalidError
-        answer = await self._dispatcher.submit(
-            Operation.REENCRYPT,
-            deadline,
-            key=source.to_bytes(),
-            key2=destination.to_bytes(),
-            data=sealed,
-            aad=source_aad,
-            aad2=destination_aad,
-        )
-        return answer.second
+    ) -> KeyMaterial:
+        """See `ports.HsmToken.create_version`."""
+        kind = kind_of(spec, usage)
+        if kind is None or (root is not None and not kind.is_wrappable):
+            where = "" if root is None else " in wrapped storage"
+            raise KeySpecUnsupportedError(self._region, f"{spec} keys for {usage}{where}")
+        if root is None:
+            material = KeyMaterial(ref, spec, usage)
+            await self._make(Operation.CREATE, deadline, key=to_wire(material), is_loaded=True)
+            return material
+        key = WireKey(ref.to_bytes(), SPEC_NUMBERS[spec], USAGE_NUMBERS[usage], root, b"")
+        answer = await self._dispatcher.submit(Operation.CREATE_WRAPPED, deadline, key=key)
+        return KeyMaterial(ref, spec, usage, WrappedMaterial(root, answer.second))
 
-    async def generate_data_key(
-        self, ref: KeyVersionRef, number_of_bytes: int, aad: bytes, *, deadline: float
-    ) -> tuple[bytes, bytes]:
-        """See `ports.HsmToken.generate_data_key`."""
-        answer = await self._dispatcher.submit(
-            Operation.DATA_KEY, deadline, key=ref.to_bytes(), number=number_of_bytes, aad=aad
-        )
-        return answer.first, answer.second
+    async def create_root(self, root: int, *, deadline: float) -> None:
+        """See `ports.HsmToken.create_root`. Every worker finds it when it is first used."""
+        await self._make(Operation.CREATE_ROOT, deadline, key=to_root(root))
 
-    async def generate_sealed_data_key(
-        self, ref: KeyVersionRef, number_of_bytes: int, aad: bytes, *, deadline: float
-    ) -> bytes:
-        """See `ports.HsmToken.generate_sealed_data_key`."""
-        answer = await self._dispatcher.submit(
-            Operation.SEALED_DATA_KEY,
-            deadline,
-            key=ref.to_bytes(),
-            number=number_of_bytes,
-            aad=aad,
-        )
-        return answer.second
+    async def create_transfer_key(
+        self, *, modulus_bits: int = 3072, deadline: float
+    ) -> TransferKey:
+        """Make a key pair on the token under which another HSM can send material.
 
-    async def generate_random(self, number_of_bytes: int, *, deadline: float) -> bytes:
-        """See `ports.HsmToken.generate_random`."""
-        answer = await self._dispatcher.submit(Operation.RANDOM, deadline, number=number_of_bytes)
-        return answer.first
+        Its private half unwraps, and does nothing else. It stays until it is destroyed.
 
-    async def create_version(self, ref: KeyVersionRef, *, deadline: float) -> None:
-        """See `ports.HsmToken.create_version`.
-
-        One at a time, in one worker: a search beside a key generation fails in some
-        modules. Tried again in another worker when that one is lost: the first thing it
-        does is to look for the key, and the lost worker has been killed by then.
+        Raises:
+            KeySpecUnsupportedError: The HSM cannot take part in transfers.
         """
-        key = ref.to_bytes()
+        transfer_id = uuid.UUID(bytes=secrets.token_bytes(16), version=4)
+        answer = await self._make(
+            Operation.MAKE_TRANSFER_KEY,
+            deadline,
+            key=_to_transfer_key(transfer_id),
+            number=modulus_bits,
+        )
+        return TransferKey(str(transfer_id), answer.second, Algorithm(answer.first[0]))
+
+    async def destroy_transfer_key(self, name: str, *, deadline: float) -> None:
+        """Destroy a transfer key; idempotent. Blobs made for it are of no use any more."""
+        await self._make(
+            Operation.DESTROY_TRANSFER_KEY, deadline, key=_to_transfer_key(uuid.UUID(name))
+        )
+
+    async def import_material(
+        self,
+        ref: KeyVersionRef,
+        blob: bytes,
+        *,
+        transfer_key: str,
+        spec: KeySpec,
+        usage: KeyUsage,
+        root: int | None,
+        deadline: float,
+    ) -> KeyMaterial:
+        """Take material out of a transfer blob (docs/formats/key-transfer-v1.md).
+
+        Args:
+            ref: What it will be; the blob must say the same, as of spec and usage.
+            blob: What `export_material` returned in the other HSM.
+            transfer_key: Name of the transfer key that the blob was made for.
+            spec: See `ref`.
+            usage: See `ref`.
+            root: As for `create_version`; None makes a token object, idempotently.
+            deadline: See `ports.HsmToken`.
+
+        Raises:
+            CiphertextInvalidError: The blob is malformed, says something else, is not for
+                this transfer key, or does not verify: nobody is told which.
+            KeySpecUnsupportedError: The HSM cannot do this.
+        """
+        kind = kind_of(spec, usage)
+        if kind is None or not kind.is_wrappable:
+            raise KeySpecUnsupportedError(self._region, f"transfer of {spec} keys for {usage}")
+        if not 0 < len(blob) <= MAX_TRANSFER_BYTES:
+            raise CiphertextInvalidError
+        key = WireKey(ref.to_bytes(), SPEC_NUMBERS[spec], USAGE_NUMBERS[usage], root or 0, b"")
+        key2 = _to_transfer_key(uuid.UUID(transfer_key))
+        if root is None:
+            await self._make(
+                Operation.IMPORT, deadline, key=key, key2=key2, data=blob, is_loaded=True
+            )
+            return KeyMaterial(ref, spec, usage)
+        answer = await self._dispatcher.submit(
+            Operation.IMPORT, deadline, key=key, key2=key2, data=blob
+        )
+        return KeyMaterial(ref, spec, usage, WrappedMaterial(root, answer.second))
+
+    async def _make(
+        self,
+        operation: Operation,
+        deadline: float,
+        *,
+        key: WireKey,
+        key2: WireKey = NO_KEY,
+        number: int = 0,
+        data: bytes = b"",
+        is_loaded: bool = False,
+    ) -> Answer:
+        """Run an operation that makes or destroys objects; all of them are idempotent.
+
+        Tried again in another worker when that one is lost: the first thing it does is to
+        look for the object, and the lost worker has been killed by then.
+
+        Args:
+            operation: Which.
+            deadline: See `ports.HsmToken`.
+            key: See `wire`.
+            key2: See `wire`.
+            number: See `wire`.
+            data: See `wire`.
+            is_loaded: Have the other workers load `key`, so that none has to search for
+                it on the way of a request.
+        """
         remaining = deadline - self._clock.monotonic()
         if remaining <= 0:
             raise self._dispatcher.too_late()
         try:
             async with asyncio.timeout(remaining), self._creation:
-                await self._create_in_lead(key, deadline)
-                # Workers that start from now on load every key by themselves, and a
-                # worker lost meanwhile is replaced by such a one.
-                others = self._workforce.workers[1:]
-                loads = [
-                    self._dispatcher.send_bound(other, Operation.LOAD, key, deadline)
-                    for other in others
-                ]
-                for answer in await asyncio.gather(*loads, return_exceptions=True):
-                    if isinstance(answer, BaseException) and not isinstance(
-                        answer, WorkerLostError
-                    ):
-                        raise answer
+                answer = await self._send_to_lead(
+                    operation, deadline, key=key, key2=key2, number=number, data=data
+                )
+                if is_loaded:
+                    await self._load_elsewhere(key, deadline)
         except TimeoutError:
             raise self._dispatcher.too_late() from None
+        return answer
 
-    async def _create_in_lead(self, key: bytes, deadline: float) -> None:
+    async def _send_to_lead(
+        self,
+        operation: Operation,
+        deadline: float,
+        *,
+        key: WireKey,
+        key2: WireKey,
+        number: int,
+        data: bytes,
+    ) -> Answer:
         for may_retry in (True, False):
             lead = next(iter(self._workforce.workers), None)
             if lead is None or not self.ready:
                 raise self._dispatcher.unavailable()
             try:
-                await self._dispatcher.send_bound(lead, Operation.CREATE, key, deadline)
+                return await self._dispatcher.send_bound(
+                    lead, operation, deadline, key=key, key2=key2, number=number, data=data
+                )
             except WorkerLostError:
                 if not may_retry:
-                    raise self._dispatcher.unavailable() from None
-            else:
-                return
+                    break
+        raise self._dispatcher.unavailable()
+
+    async def _load_elsewhere(self, key: WireKey, deadline: float) -> None:
+        """Have the other workers load a new key.
+
+        Those that start from now on load every key by themselves, and a worker lost
+        meanwhile is replaced by such a one.
+        """
+        loads = [
+            self._dispatcher.send_bound(other, Operation.LOAD, deadline, key=key)
+            for other in self._workforce.workers[1:]
+        ]
+        for answer in await asyncio.gather(*loads, return_exceptions=True):
+            if isinstance(answer, BaseException) and not isinstance(answer, WorkerLostError):
+                raise answer
+
+
+def _to_transfer_key(transfer_id: uuid.UUID) -> WireKey:
+    return WireKey(transfer_id.bytes + bytes(4), 0, 0, 0, b"")

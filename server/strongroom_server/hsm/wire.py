@@ -11,15 +11,19 @@ negotiation; the parser is strict all the same, since the other end holds foreig
     REQUESTS  pool to worker: u16 count (1 to 64), then that many of
               u32 id, u8 operation, f64 deadline (seconds of CLOCK_MONOTONIC, which all
               processes of a machine share), u16 number, u16 data length,
-              u16 aad length, u16 aad2 length, 20 bytes key, 20 bytes key2, data, aad, aad2
+              u16 aad length, u16 aad2 length, key, key2, data, aad, aad2
     ANSWERS   worker to pool, one for each REQUESTS frame, same ids in the same order:
               u16 count, then that many of
               u32 id, u8 status, u32 microseconds in the HSM,
               u16 first length, u16 second length, first, second
+    WORN      worker to pool, at most once, no body: replace me when it suits you
 
-An operation uses the fields that `_RULES` gives it; the others are zero and empty. In
+    key       20 bytes ref (key id, version), u8 spec, u8 usage, u32 root,
+              u8 length, wrapped material; an absent key is all zero
+
+An operation uses the fields that `wire_operations` gives it; the others are zero and empty. In
 answers, `first` is what is secret or random (or a text, when status is not OK), `second`
-what is sealed.
+what is sealed or public.
 """
 
 from __future__ import annotations
@@ -28,7 +32,19 @@ import enum
 import math
 import struct
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
+
+from strongroom_server.hsm.wire_operations import (
+    MAX_FIELD_BYTES,
+    NO_KEY,
+    Answer,
+    Operation,
+    Request,
+    Status,
+    WireError,
+    WireKey,
+    check_request,
+)
 
 __all__ = [
     "MAX_BATCH",
@@ -40,6 +56,7 @@ __all__ = [
     "Request",
     "Status",
     "WireError",
+    "WireKey",
     "check_request",
     "pack_answer",
     "pack_answers",
@@ -52,20 +69,12 @@ __all__ = [
 
 MAX_BATCH: Final = 64
 MAX_BODY_BYTES: Final = 4 * 2**20  # 64 of the largest requests are 1.3 MiB
-MAX_DATA_BYTES: Final = 4096 + 28
-MAX_AAD_BYTES: Final = 8214
-MAX_NUMBER: Final = 1024
-NO_KEY: Final = bytes(20)
 
 _FRAME: Final = struct.Struct(">IB")
 _COUNT: Final = struct.Struct(">H")
-_REQUEST: Final = struct.Struct(">IBdHHHH20s20s")
+_REQUEST: Final = struct.Struct(">IBdHHHH20sBBIB20sBBIB")
 _ANSWER: Final = struct.Struct(">IBIHH")
-_REPORT: Final = struct.Struct(">BI")
-
-
-class WireError(ValueError):
-    """The other end broke the protocol; the connection is of no use any more."""
+_STATUSES: Final = frozenset(int(status) for status in Status)
 
 
 class Kind(enum.IntEnum):
@@ -75,112 +84,7 @@ class Kind(enum.IntEnum):
     REPORT = 2
     REQUESTS = 3
     ANSWERS = 4
-
-
-class Operation(enum.IntEnum):
-    """What the worker is asked to do."""
-
-    ENCRYPT = 1
-    DECRYPT = 2
-    REENCRYPT = 3
-    DATA_KEY = 4
-    SEALED_DATA_KEY = 5
-    RANDOM = 6
-    CREATE = 7
-    LOAD = 8
-    PING = 9
-
-
-class Status(enum.IntEnum):
-    """How an operation ended."""
-
-    OK = 0
-    TAMPERED = 1
-    KEY_ABSENT = 2
-    POLICY = 3
-    EXPIRED = 4
-    FAULT = 5
-    """The worker ends after this frame; this operation may be tried on another."""
-
-
-class Request(NamedTuple):
-    """One operation. See the module's docstring."""
-
-    id: int
-    operation: int
-    deadline: float
-    number: int
-    data: bytes
-    aad: bytes
-    aad2: bytes
-    key: bytes
-    key2: bytes
-
-
-class Answer(NamedTuple):
-    """The end of one operation."""
-
-    id: int
-    status: int
-    microseconds: int
-    first: bytes
-    second: bytes
-
-
-class _Rule(NamedTuple):
-    """Limits of an operation's fields, inclusive."""
-
-    keys: int = 0
-    min_number: int = 0
-    max_number: int = 0
-    min_data: int = 0
-    max_data: int = 0
-    max_aad: int = 0
-    max_aad2: int = 0
-
-
-_SEALED_MIN: Final = 12 + 1 + 16
-_RULES: Final[dict[int, _Rule]] = {
-    Operation.ENCRYPT: _Rule(keys=1, min_data=1, max_data=4096, max_aad=MAX_AAD_BYTES),
-    Operation.DECRYPT: _Rule(
-        keys=1, min_data=_SEALED_MIN, max_data=MAX_DATA_BYTES, max_aad=MAX_AAD_BYTES
-    ),
-    Operation.REENCRYPT: _Rule(
-        keys=2,
-        min_data=_SEALED_MIN,
-        max_data=MAX_DATA_BYTES,
-        max_aad=MAX_AAD_BYTES,
-        max_aad2=MAX_AAD_BYTES,
-    ),
-    Operation.DATA_KEY: _Rule(keys=1, min_number=1, max_number=1024, max_aad=MAX_AAD_BYTES),
-    Operation.SEALED_DATA_KEY: _Rule(keys=1, min_number=1, max_number=1024, max_aad=MAX_AAD_BYTES),
-    Operation.RANDOM: _Rule(min_number=1, max_number=MAX_NUMBER),
-    Operation.CREATE: _Rule(keys=1),
-    Operation.LOAD: _Rule(keys=1),
-    Operation.PING: _Rule(),
-}
-_STATUSES: Final = frozenset(int(status) for status in Status)
-
-
-def check_request(  # noqa: PLR0917 - the hot path: one positional call per operation
-    operation: int, number: int, data: bytes, aad: bytes, aad2: bytes, key: bytes, key2: bytes
-) -> None:
-    """Check the fields of one operation against its rule.
-
-    Raises:
-        WireError: A field is out of its limits.
-    """
-    rule = _RULES.get(operation)
-    if (
-        rule is None
-        or not rule.min_number <= number <= rule.max_number
-        or not rule.min_data <= len(data) <= rule.max_data
-        or not (rule.max_aad and 1) <= len(aad) <= rule.max_aad
-        or not (rule.max_aad2 and 1) <= len(aad2) <= rule.max_aad2
-        or (key == NO_KEY) != (rule.keys < 1)
-        or (key2 == NO_KEY) != (rule.keys < 2)  # noqa: PLR2004 - two keys
-    ):
-        raise WireError("request: a field is out of its limits")
+    WORN = 5
 
 
 def pack_frame(kind: Kind, body: bytes) -> bytes:
@@ -208,7 +112,7 @@ class Frames:
         start = 0
         while len(data) - start >= _FRAME.size:
             length, kind = _FRAME.unpack_from(data, start)
-            if length > MAX_BODY_BYTES or not Kind.SETTINGS <= kind <= Kind.ANSWERS:
+            if length > MAX_BODY_BYTES or not Kind.SETTINGS <= kind <= Kind.WORN:
                 raise WireError("frame: bad length or kind")
             end = start + _FRAME.size + length
             if end > len(data):
@@ -222,10 +126,28 @@ class Frames:
 def pack_request(request: Request) -> bytes:
     """Encode one request; its fields have been checked."""
     number_id, operation, deadline, number, data, aad, aad2, key, key2 = request
+    ref, spec, usage, root, wrapped = key
+    ref2, spec2, usage2, root2, wrapped2 = key2
     head = _REQUEST.pack(
-        number_id, operation, deadline, number, len(data), len(aad), len(aad2), key, key2
+        number_id,
+        operation,
+        deadline,
+        number,
+        len(data),
+        len(aad),
+        len(aad2),
+        ref,
+        spec,
+        usage,
+        root,
+        len(wrapped),
+        ref2,
+        spec2,
+        usage2,
+        root2,
+        len(wrapped2),
     )
-    return b"".join((head, data, aad, aad2))
+    return b"".join((head, wrapped, wrapped2, data, aad, aad2))
 
 
 def pack_requests(packed: Sequence[bytes]) -> bytes:
@@ -243,33 +165,60 @@ def parse_requests(body: bytes) -> list[Request]:
     requests = []
     try:
         for _ in range(count):
-            (
-                number_id,
-                operation,
-                deadline,
-                number,
-                data_length,
-                aad_length,
-                aad2_length,
-                key,
-                key2,
-            ) = _REQUEST.unpack_from(body, at)
-            data_at = at + _REQUEST.size
-            aad_at = data_at + data_length
-            aad2_at = aad_at + aad_length
-            at = aad2_at + aad2_length
-            data, aad, aad2 = body[data_at:aad_at], body[aad_at:aad2_at], body[aad2_at:at]
-            check_request(operation, number, data, aad, aad2, key, key2)
-            if not math.isfinite(deadline):
-                raise WireError("request: the deadline is not a number")
-            requests.append(
-                Request(number_id, operation, deadline, number, data, aad, aad2, key, key2)
-            )
+            request, at = _parse_request(body, at)
+            requests.append(request)
     except struct.error as exc:
         raise WireError("requests: cut short") from exc
     if at != len(body):
         raise WireError("requests: cut short or too long")
     return requests
+
+
+def _parse_request(body: bytes, at: int) -> tuple[Request, int]:
+    (
+        number_id,
+        operation,
+        deadline,
+        number,
+        data_length,
+        aad_length,
+        aad2_length,
+        ref,
+        spec,
+        usage,
+        root,
+        wrapped_length,
+        ref2,
+        spec2,
+        usage2,
+        root2,
+        wrapped2_length,
+    ) = _REQUEST.unpack_from(body, at)
+    wrapped_at = at + _REQUEST.size
+    wrapped2_at = wrapped_at + wrapped_length
+    data_at = wrapped2_at + wrapped2_length
+    aad_at = data_at + data_length
+    aad2_at = aad_at + aad_length
+    end = aad2_at + aad2_length
+    if end > len(body):
+        raise WireError("requests: cut short")
+    request = Request(
+        number_id,
+        operation,
+        deadline,
+        number,
+        body[data_at:aad_at],
+        body[aad_at:aad2_at],
+        body[aad2_at:end],
+        WireKey(ref, spec, usage, root, body[wrapped_at:wrapped2_at]),
+        WireKey(ref2, spec2, usage2, root2, body[wrapped2_at:data_at]),
+    )
+    check_request(
+        operation, number, request.data, request.aad, request.aad2, request.key, request.key2
+    )
+    if not math.isfinite(deadline):
+        raise WireError("request: the deadline is not a number")
+    return request, end
 
 
 def pack_answer(answer: Answer) -> bytes:
@@ -302,8 +251,8 @@ def parse_answers(body: bytes) -> list[Answer]:
             at = second_at + second_length
             if (
                 status not in _STATUSES
-                or first_length > MAX_DATA_BYTES
-                or second_length > MAX_DATA_BYTES
+                or first_length > MAX_FIELD_BYTES
+                or second_length > MAX_FIELD_BYTES
             ):
                 raise WireError("answer: a field is out of its limits")
             answers.append(

@@ -13,14 +13,11 @@ Imports little on purpose: it runs again after every fault.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import resource
 import signal
 import socket
 import stat
 import sys
-import time
 from pathlib import Path
 from typing import Final
 
@@ -28,27 +25,24 @@ from strongroom_server.hsm import handshake, wire
 from strongroom_server.hsm.conformance import check_module
 from strongroom_server.hsm.handshake import Report, StartStatus, WorkerSettings
 from strongroom_server.hsm.key_ring import KeyRing
-from strongroom_server.hsm.mechanisms import (
+from strongroom_server.hsm.operations import Operations
+from strongroom_server.hsm.process_guard import harden
+from strongroom_server.hsm.return_codes import (
     HsmFaultError,
-    KeyAbsentError,
     KeyUnsafeError,
     ModuleUnusableError,
     PinRefusedError,
     PolicyRefusedError,
     ReturnCodeError,
-    TamperedError,
     TokenAbsentError,
 )
 from strongroom_server.hsm.token import TokenSession
-from strongroom_server.hsm.wire import Answer, Kind, Operation, Request, Status
+from strongroom_server.hsm.wire import Kind
 
 __all__ = ["main", "read_pin"]
 
 _RECEIVE_BYTES: Final = 256 * 1024
 _MAX_PIN_BYTES: Final = 255
-_MAX_TEXT_BYTES: Final = 500
-_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
-_PR_SET_DUMPABLE: Final = 4
 
 _START_ERRORS: Final[tuple[tuple[type[Exception], StartStatus], ...]] = (
     (PinRefusedError, StartStatus.PIN_REFUSED),
@@ -56,6 +50,8 @@ _START_ERRORS: Final[tuple[tuple[type[Exception], StartStatus], ...]] = (
     (TokenAbsentError, StartStatus.TOKEN_ABSENT),
     (ModuleUnusableError, StartStatus.MODULE_UNUSABLE),
     (KeyUnsafeError, StartStatus.KEY_UNSAFE),
+    # What every start needs and the module does not let us do.
+    (PolicyRefusedError, StartStatus.MODULE_UNUSABLE),
     (HsmFaultError, StartStatus.FAULT),
     (ReturnCodeError, StartStatus.FAULT),
 )
@@ -65,7 +61,7 @@ def main(arguments: list[str]) -> None:
     """Run until the pool closes the socket; never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _harden()
+    harden()
     status = 1
     try:
         with socket.socket(fileno=int(arguments[0])) as connection:
@@ -77,16 +73,6 @@ def main(arguments: list[str]) -> None:
         # Not sys.exit: modules with OpenSSL inside crash in their exit handlers, and a
         # crash would look like a fault. C_Finalize has been called when it was safe to.
         os._exit(status)
-
-
-def _harden() -> None:
-    """Keep PIN, plaintexts and the module's memory out of core dumps and debuggers."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        prctl = ctypes.CDLL(None, use_errno=True).prctl
-        prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-        # A call that hangs in the module never reads the end of its socket.
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 def read_pin(path: Path) -> str:
@@ -120,7 +106,8 @@ def _run(connection: socket.socket) -> None:
     connection.sendall(handshake.pack_report(report))
     if key_ring is None:
         return
-    operations = _Operations(key_ring)
+    operations = Operations(key_ring)
+    told_worn = False
     while True:
         try:
             kind, body = frames.read()
@@ -131,6 +118,9 @@ def _run(connection: socket.socket) -> None:
             raise wire.WireError("expected requests")
         answers, is_well = operations.run_batch(wire.parse_requests(body))
         connection.sendall(wire.pack_answers(answers))
+        if key_ring.is_worn and not told_worn:
+            told_worn = True
+            connection.sendall(wire.pack_frame(Kind.WORN, b""))
         if not is_well:
             return  # without C_Finalize: it may hang on a device that is gone
 
@@ -138,12 +128,19 @@ def _run(connection: socket.socket) -> None:
 def _start(settings: WorkerSettings) -> tuple[KeyRing | None, Report]:
     try:
         session = TokenSession.open(
-            settings.module, settings.token_label, read_pin(Path(settings.pin_file))
+            settings.module,
+            settings.token_label,
+            read_pin(Path(settings.pin_file)),
+            parameters=settings.module_parameters,
         )
+        capabilities, probe = check_module(session, needs_wrap=settings.needs_wrap)
         key_ring = KeyRing(
             session,
-            check_module(session),
+            capabilities,
+            probe,
             verify_after_encrypt=settings.verify_after_encrypt,
+            unwrapped_keys=settings.unwrapped_keys,
+            recycle_after_unwraps=settings.recycle_after_unwraps,
         )
         key_ring.load_all()
     except tuple(error for error, _ in _START_ERRORS) as exc:
@@ -172,96 +169,6 @@ class _FrameReader:
                 raise ConnectionResetError
             self._ready = self._frames.feed(data)
         return self._ready.pop(0)
-
-
-class _Operations:
-    """Requests to answers."""
-
-    def __init__(self, key_ring: KeyRing):
-        self._key_ring = key_ring
-        self._by_number = {
-            int(Operation.ENCRYPT): self._encrypt,
-            int(Operation.DECRYPT): self._decrypt,
-            int(Operation.REENCRYPT): self._reencrypt,
-            int(Operation.DATA_KEY): self._data_key,
-            int(Operation.SEALED_DATA_KEY): self._sealed_data_key,
-            int(Operation.RANDOM): self._random,
-            int(Operation.CREATE): self._create,
-            int(Operation.LOAD): self._load,
-            int(Operation.PING): self._ping,
-        }
-
-    def run_batch(self, requests: list[Request]) -> tuple[list[bytes], bool]:
-        """Run requests in order; return packed answers and whether the session is well.
-
-        After a fault the rest of the batch is answered FAULT untried.
-        """
-        answers = []
-        fault: bytes | None = None
-        before = time.monotonic()
-        for request in requests:
-            first, second = b"", b""
-            if fault is not None:
-                status, first = Status.FAULT, fault
-            elif request.deadline <= before:
-                status = Status.EXPIRED  # nobody waits for it any more
-            else:
-                try:
-                    first, second = self._by_number[request.operation](request)
-                    status = Status.OK
-                except TamperedError:
-                    status = Status.TAMPERED
-                except KeyAbsentError as exc:
-                    status, first = Status.KEY_ABSENT, _text(exc)
-                except PolicyRefusedError as exc:
-                    status, first = Status.POLICY, _text(exc)
-                except HsmFaultError as exc:
-                    fault = first = _text(exc)
-                    status = Status.FAULT
-            after = time.monotonic()
-            microseconds = min(int((after - before) * 1e6), 2**32 - 1)
-            before = after
-            answers.append(
-                wire.pack_answer(Answer(request.id, status, microseconds, first, second))
-            )
-        return answers, fault is None
-
-    def _encrypt(self, request: Request) -> tuple[bytes, bytes]:
-        return b"", self._key_ring.encrypt(request.key, request.data, request.aad)
-
-    def _decrypt(self, request: Request) -> tuple[bytes, bytes]:
-        return self._key_ring.decrypt(request.key, request.data, request.aad), b""
-
-    def _reencrypt(self, request: Request) -> tuple[bytes, bytes]:
-        plaintext = self._key_ring.decrypt(request.key, request.data, request.aad)
-        return b"", self._key_ring.encrypt(request.key2, plaintext, request.aad2)
-
-    def _data_key(self, request: Request) -> tuple[bytes, bytes]:
-        return self._key_ring.generate_data_key(request.key, request.number, request.aad)
-
-    def _sealed_data_key(self, request: Request) -> tuple[bytes, bytes]:
-        _, sealed = self._key_ring.generate_data_key(request.key, request.number, request.aad)
-        return b"", sealed
-
-    def _random(self, request: Request) -> tuple[bytes, bytes]:
-        return self._key_ring.random(request.number), b""
-
-    def _create(self, request: Request) -> tuple[bytes, bytes]:
-        self._key_ring.create(request.key)
-        return b"", b""
-
-    def _load(self, request: Request) -> tuple[bytes, bytes]:
-        self._key_ring.load(request.key)
-        return b"", b""
-
-    def _ping(self, request: Request) -> tuple[bytes, bytes]:
-        del request
-        self._key_ring.check_health()
-        return b"", b""
-
-
-def _text(exc: Exception) -> bytes:
-    return str(exc).encode()[:_MAX_TEXT_BYTES]
 
 
 if __name__ == "__main__":

@@ -19,12 +19,18 @@ from typing import Final, Protocol, cast
 
 from strongroom_server.hsm import handshake, wire
 from strongroom_server.hsm.handshake import Report, StartStatus, WorkerSettings
-from strongroom_server.hsm.wire import Answer, Kind, Request, Status, WireError
+from strongroom_server.hsm.wire import Answer, Kind, Operation, Request, Status, WireError
+from strongroom_server.hsm.wire_operations import SPEC_NUMBERS
 
 __all__ = ["PendingOperation", "SessionPoolSettings", "WorkerOwner", "WorkerProcess", "spawn"]
 
+_SLOW_SECONDS: Final = 30.0  # RSA 4096 on a slow HSM
 START_SECONDS: Final = 30.0  # thousands of keys are read and checked at a start
+_MAX_FRAMES: Final = 2  # one at work, one waiting in the socket: no idle turn between
 _REAP_SECONDS: Final = 3.0
+_RSA_SPECS: Final = frozenset(
+    number for spec, number in SPEC_NUMBERS.items() if spec.name.startswith("RSA")
+)
 _FIRST_REAP_SECONDS: Final = 0.002
 _LAST_REAP_SECONDS: Final = 0.1
 
@@ -37,10 +43,14 @@ class SessionPoolSettings:
         module: The vendor's PKCS#11 library.
         token_label: CK_TOKEN_INFO.label of the one token to use.
         pin_file: File with the user PIN; only the workers read it.
+        module_parameters: LibraryParameters of C_Initialize, for modules that need them.
         module_environment: Added to the environment of the workers.
         sessions: Worker processes, one session each.
         verify_after_encrypt: Decrypt what was encrypted before answering.
+        unwrapped_keys: Keys of wrapped storage that one worker keeps unwrapped.
+        recycle_after_unwraps: A worker is replaced after so many unwraps; 0 never.
         max_queued: Operations that may wait for each session; more are OVERLOADED.
+        needs_wrap: New keys are to be wrapped: a module that cannot is refused at the start.
     """
 
     module: Path
@@ -50,22 +60,28 @@ class SessionPoolSettings:
     sessions: int = 2
     verify_after_encrypt: bool = True
     max_queued: int = 1024
+    module_parameters: str = ""
+    unwrapped_keys: int = 1000
+    recycle_after_unwraps: int = 100_000
+    needs_wrap: bool = False
 
 
 class PendingOperation:
     """One operation and whoever waits for it. Owned by the event loop.
 
     `request.id` is unique in the pool. `bound` operations belong to the worker they
-    were sent to and are not tried elsewhere.
+    were sent to and are not tried elsewhere. `kept_since` is when one began to wait for
+    the worker that it prefers (`affinity`).
     """
 
-    __slots__ = ("bound", "future", "request", "retried")
+    __slots__ = ("bound", "future", "kept_since", "request", "retried")
 
     def __init__(self, request: Request, future: asyncio.Future[Answer], *, bound: bool):
         self.request = request
         self.future = future
         self.bound = bound
         self.retried = False
+        self.kept_since = 0.0
 
 
 class WorkerOwner(Protocol):
@@ -81,6 +97,10 @@ class WorkerOwner(Protocol):
         self, worker: WorkerProcess, reason: str, unanswered: list[PendingOperation]
     ) -> None:
         """Hear, once, that a worker is gone, and what it has not answered."""
+        ...
+
+    def on_worn(self, worker: WorkerProcess) -> None:
+        """Hear, at most once, that a worker serves well and should be replaced all the same."""
         ...
 
 
@@ -99,6 +119,8 @@ class WorkerProcess(asyncio.Protocol):
         self._in_flight: dict[int, PendingOperation] = {}
         self._sent: list[tuple[float, float]] = []  # per frame: when, latest deadline
         self._lost = False
+        self._worn = False
+        self._slow = 0
         self._finishing = False
         self.report: asyncio.Future[Report] = loop.create_future()
         self.ended: asyncio.Future[str] = loop.create_future()
@@ -120,9 +142,9 @@ class WorkerProcess(asyncio.Protocol):
         return len(self._in_flight)
 
     @property
-    def frames_in_flight(self) -> int:
-        """Batches sent and not answered."""
-        return len(self._sent)
+    def has_room(self) -> bool:
+        """Whether it can be sent a batch: it has few, and none that takes long."""
+        return len(self._sent) < _MAX_FRAMES and not self._slow
 
     def send(self, operations: list[PendingOperation], *, now: float) -> None:
         """Send one batch, 1 to 64 operations."""
@@ -134,6 +156,7 @@ class WorkerProcess(asyncio.Protocol):
             request = operation.request
             packed.append(wire.pack_request(request))
             self._in_flight[request.id] = operation
+            self._slow += is_slow(request)
             latest = max(latest, request.deadline)
         self._sent.append((now, latest))
         self._transport.write(wire.pack_requests(packed))
@@ -143,6 +166,11 @@ class WorkerProcess(asyncio.Protocol):
         if not self._sent:
             return None
         sent, latest = self._sent[0]
+        if self._slow:
+            # Silent for good reason. Not measured by the caller's deadline alone: a short
+            # one must not cost a worker that is making an RSA key.
+            until = max(latest, sent + _SLOW_SECONDS)
+            return until, until
         return max(sent, self.last_heard), latest
 
     def finish(self) -> None:
@@ -193,10 +221,14 @@ class WorkerProcess(asyncio.Protocol):
         # A Unix stream, made by `spawn`; event loops do not all derive from the same class.
         self._transport = cast("asyncio.Transport", transport)
         settings = WorkerSettings(
-            str(self._settings.module),
-            self._settings.token_label,
-            str(self._settings.pin_file),
-            self._settings.verify_after_encrypt,
+            module=str(self._settings.module),
+            module_parameters=self._settings.module_parameters,
+            token_label=self._settings.token_label,
+            pin_file=str(self._settings.pin_file),
+            verify_after_encrypt=self._settings.verify_after_encrypt,
+            unwrapped_keys=self._settings.unwrapped_keys,
+            recycle_after_unwraps=self._settings.recycle_after_unwraps,
+            needs_wrap=self._settings.needs_wrap,
         )
         self._transport.write(handshake.pack_settings(settings))
 
@@ -208,6 +240,9 @@ class WorkerProcess(asyncio.Protocol):
                     self._take_answers(wire.parse_answers(body))
                 elif kind == Kind.REPORT and not self.report.done():
                     self.report.set_result(handshake.parse_report(body))
+                elif kind == Kind.WORN and not body and not self._worn:
+                    self._worn = True
+                    self._owner.on_worn(self)
                 else:
                     raise WireError("unexpected frame")  # noqa: TRY301 - one handler for all
         except WireError as exc:
@@ -235,10 +270,19 @@ class WorkerProcess(asyncio.Protocol):
                 fault = fault or answer.first.decode(errors="replace") or "fault"
             else:
                 del self._in_flight[answer.id]
+                self._slow -= is_slow(operation.request)
                 answered.append((operation, answer))
         if fault:
             self.lose(f"fault: {fault}")  # those answered FAULT are still in flight
         self._owner.on_answers(self, answered)
+
+
+def is_slow(request: Request) -> bool:
+    """Say whether an operation may take seconds: RSA keys are made by trial and error."""
+    operation = request.operation
+    return operation == Operation.MAKE_TRANSFER_KEY or (
+        operation == Operation.CREATE and request.key.spec in _RSA_SPECS
+    )
 
 
 async def spawn(

@@ -1,0 +1,65 @@
+"""What a worker's answer means to the caller: the one table of statuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from strongroom_server.errors import (
+    ArgumentInvalidError,
+    CiphertextInvalidError,
+    HsmUnavailableError,
+    InternalError,
+    KeySpecUnsupportedError,
+    MacInvalidError,
+    SignatureInvalidError,
+    StrongroomError,
+)
+from strongroom_server.hsm.wire import Answer, Operation, Status
+
+__all__ = ["error_for"]
+
+_VERIFICATIONS: Final[dict[int, type[SignatureInvalidError | MacInvalidError]]] = {
+    Operation.VERIFY: SignatureInvalidError,
+    Operation.VERIFY_DIGEST: SignatureInvalidError,
+    Operation.VERIFY_MAC: MacInvalidError,
+}
+
+
+def error_for(  # noqa: PLR0911 - one for each status: it is a table
+    region: str, operation: int, answer: Answer, alarm: Callable[[str, str], None]
+) -> tuple[StrongroomError | None, str]:
+    """Return an answer's error, None for a good one, and its category for the metrics.
+
+    None of these is a fault of the HSM: that is how a worker is lost.
+    """
+    match answer.status:
+        case Status.OK:
+            return None, "ok"
+        case Status.TAMPERED:
+            error = _VERIFICATIONS.get(operation, CiphertextInvalidError)
+            return error(), "tampered"
+        case Status.KEY_ABSENT:
+            alarm("key_absent", _text(answer))
+            return HsmUnavailableError(
+                region, "the HSM does not show a key version that it should hold"
+            ), "key_absent"
+        case Status.DAMAGED:
+            alarm("damaged", _text(answer))
+            return HsmUnavailableError(
+                region, "the stored material of a key version is damaged"
+            ), "damaged"
+        case Status.UNSUPPORTED:
+            return KeySpecUnsupportedError(region, _text(answer)), "unsupported"
+        case Status.INVALID:
+            field, _, text = _text(answer).partition("\0")
+            return ArgumentInvalidError.of(field, "hsm", text), "invalid"
+        case Status.EXPIRED:
+            return HsmUnavailableError(region, "the deadline has passed"), "deadline"
+        case _:
+            alarm("policy", _text(answer))
+            return InternalError(), "policy"
+
+
+def _text(answer: Answer) -> str:
+    return answer.first.decode(errors="replace")
