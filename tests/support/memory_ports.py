@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from tests.support.memory_token import MemoryToken
 
 from strongroom.receipts import Receipt
-from strongroom.resource_names import AliasName
-from strongroom_server.domain.keys import Alias, Key, KeyVersionRef
+from strongroom.resource_names import AliasName, KeyName
+from strongroom_server.domain.keys import Alias, Key, KeyMaterial, KeyVersion, KeyVersionRef
+from strongroom_server.domain.rotation import MAX_USES
 from strongroom_server.errors import (
     AliasExistsError,
     AuditUnavailableError,
-    CiphertextInvalidError,
     EtagMismatchError,
-    HsmUnavailableError,
+    KeyExhaustedError,
     RequestIdReusedError,
 )
-from strongroom_server.ports import (
+from strongroom_server.mutations import (
+    AddRoot,
     AddVersion,
     AuditDraft,
     Change,
@@ -36,8 +35,14 @@ from strongroom_server.ports import (
     CreateKey,
     Mutation,
     RequestMemo,
+    RetireRoot,
+    RewrappedVersion,
+    RootState,
     SetState,
+    WrappingRoot,
 )
+
+__all__ = ["EPOCH", "MemoryClock", "MemoryStore", "MemoryToken", "MemoryTrail"]
 
 EPOCH = 1_700_000_000_000
 
@@ -57,103 +62,75 @@ class MemoryClock:
 
 
 @dataclass
-class MemoryToken:
-    """AES-256-GCM in this process; `fault` and `delay_seconds` are as long as they are set."""
-
-    region: str
-    materials: dict[KeyVersionRef, AESGCM] = field(default_factory=dict)
-    operations: int = 0
-    fault: Exception | None = None
-    delay_seconds: float = 0.0
-
-    def _use(self, ref: KeyVersionRef) -> AESGCM:
-        self._operate()
-        material = self.materials.get(ref)
-        if material is None:
-            raise HsmUnavailableError(self.region, "does not show a version")
-        return material
-
-    def _operate(self) -> None:
-        self.operations += 1
-        if self.fault is not None:
-            raise self.fault
-
-    async def create_version(self, ref: KeyVersionRef, *, deadline: float) -> None:
-        del deadline
-        self._operate()
-        await asyncio.sleep(0)
-        self.materials.setdefault(ref, AESGCM(AESGCM.generate_key(256)))
-
-    async def encrypt(
-        self, ref: KeyVersionRef, plaintext: bytes, aad: bytes, *, deadline: float
-    ) -> bytes:
-        del deadline
-        await asyncio.sleep(self.delay_seconds)
-        iv = os.urandom(12)
-        return iv + self._use(ref).encrypt(iv, plaintext, aad)
-
-    async def decrypt(
-        self, ref: KeyVersionRef, sealed: bytes, aad: bytes, *, deadline: float
-    ) -> bytes:
-        del deadline
-        try:
-            return self._use(ref).decrypt(sealed[:12], sealed[12:], aad)
-        except InvalidTag:
-            raise CiphertextInvalidError from None
-
-    async def reencrypt(
-        self,
-        source: KeyVersionRef,
-        sealed: bytes,
-        source_aad: bytes,
-        destination: KeyVersionRef,
-        destination_aad: bytes,
-        *,
-        deadline: float,
-    ) -> bytes:
-        plaintext = await self.decrypt(source, sealed, source_aad, deadline=deadline)
-        return await self.encrypt(destination, plaintext, destination_aad, deadline=deadline)
-
-    async def generate_data_key(
-        self, ref: KeyVersionRef, number_of_bytes: int, aad: bytes, *, deadline: float
-    ) -> tuple[bytes, bytes]:
-        data_key = os.urandom(number_of_bytes)
-        return data_key, await self.encrypt(ref, data_key, aad, deadline=deadline)
-
-    async def generate_sealed_data_key(
-        self, ref: KeyVersionRef, number_of_bytes: int, aad: bytes, *, deadline: float
-    ) -> bytes:
-        return (await self.generate_data_key(ref, number_of_bytes, aad, deadline=deadline))[1]
-
-    async def generate_random(self, number_of_bytes: int, *, deadline: float) -> bytes:
-        del deadline
-        self._operate()
-        return os.urandom(number_of_bytes)
-
-
-@dataclass
 class MemoryStore:
-    """Keys, aliases and memos in dicts; the outbox is a list of drafts."""
+    """Keys, aliases and memos in dicts; the outbox is a list of drafts.
+
+    With `forgets`, nothing is in memory until it was asked for: every first use is a miss.
+    """
 
     region: str
     keys: dict[uuid.UUID, Key] = field(default_factory=dict)
     aliases: dict[AliasName, Alias] = field(default_factory=dict)
+    roots: dict[int, WrappingRoot] = field(default_factory=dict)
     memos: dict[tuple[str, str, str], RequestMemo] = field(default_factory=dict)
     outbox: list[AuditDraft] = field(default_factory=list)
     reserved: dict[KeyVersionRef, int] = field(default_factory=dict)
     fault: Exception | None = None
+    forgets: bool = False
 
-    def find_key(self, key_id: uuid.UUID) -> Key | None:
+    def cached_key(self, key_id: uuid.UUID) -> Key | None:
+        if self.fault is not None:
+            raise self.fault
+        return None if self.forgets else self.keys.get(key_id)
+
+    async def find_key(self, key_id: uuid.UUID) -> Key | None:
+        await asyncio.sleep(0)
         if self.fault is not None:
             raise self.fault
         return self.keys.get(key_id)
 
-    def find_alias(self, name: AliasName) -> Alias | None:
+    async def find_alias(self, name: AliasName) -> Alias | None:
+        await asyncio.sleep(0)
+        if self.fault is not None:
+            raise self.fault
         return self.aliases.get(name)
 
-    def list_keys(self, *, after: tuple[datetime, uuid.UUID] | None) -> Sequence[Key]:
+    async def list_keys(
+        self, *, after: tuple[datetime, uuid.UUID] | None, limit: int
+    ) -> Sequence[Key]:
+        await asyncio.sleep(0)
         ordered = sorted(self.keys.values(), key=lambda key: (key.create_time, key.key_id))
-        return [key for key in ordered if after is None or (key.create_time, key.key_id) > after]
+        rest = [key for key in ordered if after is None or (key.create_time, key.key_id) > after]
+        return rest[:limit]
+
+    async def list_roots(self) -> Sequence[WrappingRoot]:
+        await asyncio.sleep(0)
+        return [self.roots[number] for number in sorted(self.roots)]
+
+    async def stale_versions(self, root: int, *, limit: int) -> Sequence[KeyMaterial]:
+        await asyncio.sleep(0)
+        return self._stale(root)[:limit]
+
+    async def count_stale_versions(self, root: int) -> int:
+        await asyncio.sleep(0)
+        return len(self._stale(root))
+
+    async def replace_wrapped(self, versions: Sequence[RewrappedVersion]) -> int:
+        await asyncio.sleep(0)
+        replaced = 0
+        for each in versions:
+            self._ensure_usable_root(each.after.root)
+            key = self.keys[each.ref.key_id]
+            if key.material(each.ref.version).wrapped == each.before:
+                after = tuple(
+                    dataclasses.replace(version, wrapped=each.after)
+                    if version.number == each.ref.version
+                    else version
+                    for version in key.versions
+                )
+                self.keys[key.key_id] = dataclasses.replace(key, versions=after)
+                replaced += 1
+        return replaced
 
     async def find_memo(self, principal: str, method: str, request_id: str) -> RequestMemo | None:
         await asyncio.sleep(0)
@@ -173,6 +150,7 @@ class MemoryStore:
     def _apply(self, change: Change) -> None:
         match change:
             case CreateKey(key):
+                self._ensure_usable_roots(key.versions)
                 self.keys[key.key_id] = key
             case CreateAlias(alias):
                 if alias.name in self.aliases:
@@ -185,6 +163,7 @@ class MemoryStore:
                 )
             case AddVersion(key_id, version, time, revision):
                 key = self._at_revision(key_id, revision)
+                self._ensure_usable_roots((version,))
                 self.keys[key_id] = dataclasses.replace(
                     key,
                     primary_version=version.number,
@@ -192,6 +171,47 @@ class MemoryStore:
                     update_time=time,
                     revision=revision + 1,
                 )
+
+            case AddRoot(number, time):
+                self._add_root(number, time)
+            case RetireRoot(number):
+                root = self.roots.get(number)
+                under_it = any(
+                    version.wrapped is not None and version.wrapped.root == number
+                    for key in self.keys.values()
+                    for version in key.versions
+                )
+                if root is None or root.state is not RootState.RETIRING or under_it:
+                    raise EtagMismatchError(f"wrapping root {number}")
+                self.roots[number] = dataclasses.replace(root, state=RootState.RETIRED)
+
+    def _add_root(self, number: int, time: datetime) -> None:
+        if any(number <= known for known in self.roots):
+            raise EtagMismatchError(f"wrapping root {number}")
+        for root in list(self.roots.values()):
+            if root.state is RootState.ACTIVE:
+                self.roots[root.number] = dataclasses.replace(root, state=RootState.RETIRING)
+        self.roots[number] = WrappingRoot(number, RootState.ACTIVE, time)
+
+    def _ensure_usable_roots(self, versions: Sequence[KeyVersion]) -> None:
+        for version in versions:
+            if version.wrapped is not None:
+                self._ensure_usable_root(version.wrapped.root)
+
+    def _ensure_usable_root(self, number: int) -> None:
+        root = self.roots.get(number)
+        if root is None:
+            raise ValueError(f"material under wrapping root {number}, which the shard has not")
+        if root.state is RootState.RETIRED:
+            raise EtagMismatchError(f"wrapping root {number}")
+
+    def _stale(self, root: int) -> list[KeyMaterial]:
+        return [
+            key.material(version.number)
+            for key in self.keys.values()
+            for version in key.versions
+            if version.wrapped is not None and version.wrapped.root != root
+        ]
 
     def _at_revision(self, key_id: uuid.UUID, revision: int) -> Key:
         key = self.keys[key_id]
@@ -201,8 +221,11 @@ class MemoryStore:
 
     async def reserve_uses(self, ref: KeyVersionRef, uses: int) -> int:
         await asyncio.sleep(0)
-        self.reserved[ref] = self.reserved.get(ref, 0) + uses
-        return self.reserved[ref]
+        total = self.reserved.get(ref, 0) + uses
+        if total > MAX_USES:
+            raise KeyExhaustedError(f"{KeyName(self.region, ref.key_id)}/versions/{ref.version}")
+        self.reserved[ref] = total
+        return total
 
 
 @dataclass

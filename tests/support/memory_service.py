@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from tests.support.memory_ports import MemoryClock, MemoryStore, MemoryToken, MemoryTrail
 
-from strongroom_server.domain.keys import Key, KeySpec, KeyUsage
-from strongroom_server.ports import AuditDraft
+from strongroom_server.domain.keys import Key, KeySpec, KeyStorage, KeyUsage
+from strongroom_server.mutations import AuditDraft
 from strongroom_server.services.authorization import Authorization
 from strongroom_server.services.caller import Caller
 from strongroom_server.services.changes import ChangeRequest
@@ -18,6 +18,7 @@ from strongroom_server.services.crypto import CryptoService
 from strongroom_server.services.key_access import KeyAccess
 from strongroom_server.services.lifecycle import LifecycleService, NewKey
 from strongroom_server.services.records import Recorder
+from strongroom_server.services.root_book import RootBook
 from strongroom_server.services.use_counters import UseCounters
 from strongroom_server.shards.topology import Shard, Topology
 
@@ -47,7 +48,7 @@ class Region:
 class MemoryService:
     """Everything behind the RPC floor, with its ports at hand."""
 
-    def __init__(self, *regions: str) -> None:
+    def __init__(self, *regions: str, storage: KeyStorage = KeyStorage.RESIDENT) -> None:
         self.clock = MemoryClock()
         self.regions: dict[str, Region] = {}
         self.rotation_due: list[Key] = []
@@ -56,7 +57,7 @@ class MemoryService:
             store = MemoryStore(name)
             region = Region(MemoryToken(name), store, MemoryTrail(name, store))
             self.regions[name] = region
-            shards.append(Shard(name, region.token, region.store, region.trail))
+            shards.append(Shard(name, region.token, region.store, region.trail, storage))
         self.topology = Topology(shards)
         ids = itertools.count(1)
         self.outcomes: list[tuple[str, str, str]] = []
@@ -75,6 +76,7 @@ class MemoryService:
             topology=self.topology,
             authorization=self.authorization,
             recorder=self.recorder,
+            roots=RootBook(recorder=self.recorder, clock=self.clock),
             clock=self.clock,
             new_key_id=uuid.uuid4,
         )
@@ -90,9 +92,11 @@ class MemoryService:
         """The first region."""
         return next(iter(self.regions.values()))
 
-    async def create_key(self, policy: str = "", region: str = "eu-1") -> Key:
+    async def create_key(
+        self, policy: str = "", region: str = "eu-1", storage: KeyStorage | None = None
+    ) -> Key:
         """Make a key as ORDERS."""
-        new = NewKey(region, "", KeySpec.AES_256, KeyUsage.ENCRYPT_DECRYPT, policy)
+        new = NewKey(region, "", KeySpec.AES_256, KeyUsage.ENCRYPT_DECRYPT, policy, storage)
         key, _ = await self.lifecycle.create_key(caller(), new, ChangeRequest())
         return key
 

@@ -14,7 +14,7 @@ from typing import Any
 from strongroom_server.audit.record import RANDOM_BYTES, new_record_id
 from strongroom_server.audit.spool import Spool
 from strongroom_server.errors import ShardUnavailableError
-from strongroom_server.ports import AuditDraft, OutboxRow
+from strongroom_server.mutations import AuditDraft, OutboxRow
 
 REGION = "eu-1"
 LIMIT_BYTES = 64 * 2**20

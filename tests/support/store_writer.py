@@ -45,7 +45,7 @@ async def main(path: Path, seed: int) -> None:
             outbox_id = await store.commit(creation(key, make_memo(f"{seed}-{count}")))
             keys.append(key)
         else:
-            found = store.find_key(choose.choice(keys).key_id)
+            found = await store.find_key(choose.choice(keys).key_id)
             if found is None:
                 raise SystemExit("a committed key is not in memory")
             key = found
@@ -57,7 +57,7 @@ async def main(path: Path, seed: int) -> None:
                 outbox_id = await store.commit(new_alias(key, f"a{seed}-{count}"))
             else:
                 await store.reserve_uses(key.version_ref(1), 16)
-        now = store.find_key(key.key_id)
+        now = await store.find_key(key.key_id)
         if now is None:
             raise SystemExit("a committed key is not in memory")
         uses = now.versions[0].reserved_uses

@@ -72,6 +72,18 @@ async def test_rows_move_in_order_whoever_asks_first(
     assert spool.durable_outbox_id == 20
 
 
+async def test_what_another_process_committed_is_moved_without_being_told(
+    trail: ShardAuditTrail, spool: Spool, outbox: MemoryOutbox
+):
+    """A row that nobody of this process asks for reaches the spool and leaves the store."""
+    commit(outbox, 3)
+    await wait_until_deleted(outbox)
+    assert await request_ids(spool) == ["change-1", "change-2", "change-3"]
+    (mine,) = commit(outbox, 1)
+    receipt = await trail.record_committed(mine, deadline=soon())
+    assert receipt.sequence == 4
+
+
 async def test_changes_and_calls_share_the_sequence(
     trail: ShardAuditTrail, spool: Spool, outbox: MemoryOutbox
 ):

@@ -19,7 +19,7 @@ from strongroom_server.audit.record import (
     encode_record,
     new_record_id,
 )
-from strongroom_server.ports import AuditDraft
+from strongroom_server.mutations import AuditDraft
 
 TIME = datetime(2026, 3, 4, 5, 6, 7, 80, tzinfo=UTC)
 RECORD_ID = uuid.UUID("019cb6a5-0298-7000-8000-000000000001")

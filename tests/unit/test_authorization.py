@@ -127,6 +127,49 @@ async def test_the_cache_is_bounded(service, monkeypatch):
     assert all(len(bound) <= 32 for _, _, bound in entries)
 
 
+async def test_decisions_are_bounded_over_all_keys(service, monkeypatch):
+    """Together they stay within their bound; who was asked for last stays, and is right."""
+    monkeypatch.setattr(module, "MAX_CACHED_DECISIONS", 7)
+    monkeypatch.setattr(module, "MAX_CACHED_DECISIONS_PER_KEY", 4)
+    authorization = service.authorization
+    keys = [await service.create_key(TENANT) for _ in range(5)]
+    for n in range(60):
+        key = keys[n * 7 % 5]
+        context = {"tenant": "7", "n": str(n)}
+        authorization.authorize(STRANGER, Action.DECRYPT, key, context, asked_name="")
+        counted = sum(len(cached.decisions) for cached in authorization._keys.values())
+        assert counted == authorization._decisions <= 7
+        assert list(authorization._keys)[-1] == key.key_id
+
+
+async def test_keys_with_the_same_policy_share_its_compiled_form(service, monkeypatch):
+    """A text is compiled once for all its keys; no more texts are kept than the bound says."""
+    monkeypatch.setattr(module, "MAX_SHARED_POLICIES", 2)
+    authorization = service.authorization
+    keys = [await service.create_key(text) for text in (TENANT, TENANT, VISIBLE_TO_ALL, "")]
+    for key in keys:
+        authorization.authorize(ORDERS, Action.ENCRYPT, key, {}, asked_name="")
+    compiled = [authorization._keys[key.key_id].compiled for key in keys]
+    assert compiled[0] is compiled[1]
+    assert len({id(each) for each in compiled}) == 3
+    assert len(authorization._policies) == 2
+
+
+async def test_listing_puts_nobody_out(service, monkeypatch):
+    """Going over many keys keeps the decisions of those in use, and answers the same."""
+    monkeypatch.setattr(module, "MAX_CACHED_KEYS", 2)
+    used = await service.create_key(VISIBLE_TO_ALL)
+    service.authorization.authorize(ORDERS, Action.ENCRYPT, used, {}, asked_name="")
+    keys = [await service.create_key(VISIBLE_TO_ALL if n % 2 else "") for n in range(6)]
+    service.authorization._keys.pop(keys[-1].key_id, None)
+    for key in (used, *keys):
+        for principal in (ORDERS, STRANGER, ADMIN):
+            listed = service.authorization.may_list(principal, key)
+            assert used.key_id in service.authorization._keys
+            fresh = MemoryService().authorization
+            assert listed == fresh.may_see(principal, key)
+
+
 async def test_a_policy_is_checked_before_it_is_stored(service):
     """A malformed policy and one that locks everybody out are refused; nothing is made."""
     other = 'permit (principal == Principal::"x", action, resource);'

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import pytest
 from tests.support.memory_ports import MemoryStore, MemoryToken, MemoryTrail
+from tests.support.memory_service import MemoryService
 
 from strongroom_server.domain.keys import (
     Key,
@@ -21,8 +22,14 @@ from strongroom_server.domain.keys import (
     KeyVersion,
     KeyVersionRef,
 )
-from strongroom_server.domain.rotation import BLOCK_USES, MAX_USES, ROTATE_AT_USES, UseBlock
+from strongroom_server.domain.rotation import (
+    FIRST_BLOCK_USES,
+    MAX_USES,
+    ROTATE_AT_USES,
+    UseBlock,
+)
 from strongroom_server.errors import KeyExhaustedError, ShardUnavailableError
+from strongroom_server.services.rotation_by_use import RotationByUse
 from strongroom_server.services.use_counters import UseCounters
 from strongroom_server.shards.topology import Shard
 
@@ -82,6 +89,18 @@ class CrashingStore(MemoryStore):
         return total
 
 
+class FailingStore(MemoryStore):
+    """Refuses reservations as long as it fails."""
+
+    fails = True
+
+    async def reserve_uses(self, ref: KeyVersionRef, uses: int) -> int:
+        await asyncio.sleep(0)
+        if self.fails:
+            raise ShardUnavailableError("eu-1", "the store fails")
+        return await super().reserve_uses(ref, uses)
+
+
 async def test_no_use_is_handed_out_twice_over_crashes():
     """10,000 lives, each ending anywhere: what was taken never exceeds what was reserved."""
     source = random.Random(20260102)  # noqa: S311 - repeatable, not secret
@@ -98,57 +117,95 @@ async def test_no_use_is_handed_out_twice_over_crashes():
         except (Crash, ShardUnavailableError):
             pass
         # Every use of this life comes out of a block that this life made durable.
-        assert taken <= BLOCK_USES * (len(store.spans) - spans_before)
+        assert taken <= FIRST_BLOCK_USES * (len(store.spans) - spans_before)
     spans = sorted(store.spans)
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
-    assert store.reserved[REF] >= BLOCK_USES * len(spans)
+    assert store.reserved[REF] >= FIRST_BLOCK_USES * len(spans)
 
 
 async def test_concurrent_takers_share_one_reservation():
-    """A thousand takers at once reserve one block and take a thousand uses of it."""
+    """Takers at once reserve one block and take their uses of it."""
     store = MemoryStore("eu-1")
     shard = shard_of(store)
     life = counters()
-    refs = await asyncio.gather(*(life.take(shard, KEY) for _ in range(1000)))
+    refs = await asyncio.gather(*(life.take(shard, KEY) for _ in range(FIRST_BLOCK_USES)))
     assert set(refs) == {REF}
-    assert store.reserved[REF] == BLOCK_USES
+    assert store.reserved[REF] == FIRST_BLOCK_USES
+    await asyncio.gather(*(life.take(shard, KEY) for _ in range(1000)))
+    assert store.reserved[REF] == FIRST_BLOCK_USES * (1 + 16)
 
 
-async def test_a_block_is_used_up_before_the_next_is_reserved():
-    """The 65,537th use, and not the one before, reserves a second block."""
+async def test_each_of_those_who_wait_for_a_failing_store_is_refused():
+    """Nobody waits for ever, nobody is given a use, and each has an error of its own."""
+    store = FailingStore("eu-1")
+    shard = shard_of(store)
+    life = counters()
+    refusals = await asyncio.gather(
+        *(life.take(shard, KEY) for _ in range(20)), return_exceptions=True
+    )
+    assert {type(refusal) for refusal in refusals} == {ShardUnavailableError}
+    assert len({id(refusal) for refusal in refusals}) == 20
+    store.fails = False
+    assert await life.take(shard, KEY) == REF
+    assert store.reserved[REF] == FIRST_BLOCK_USES
+
+
+async def test_blocks_grow_and_are_used_up_before_the_next_is_reserved():
+    """The first block is small; from the third on they have 65,536 uses."""
     store = MemoryStore("eu-1")
     shard = shard_of(store)
     life = counters()
-    for _ in range(BLOCK_USES):
-        await life.take(shard, KEY)
-    assert store.reserved[REF] == BLOCK_USES
-    await life.take(shard, KEY)
-    assert store.reserved[REF] == 2 * BLOCK_USES
+    expected = 0
+    for size in (2**8, 2**12, 2**16, 2**16):
+        expected += size
+        for _ in range(size):
+            await life.take(shard, KEY)
+            assert store.reserved[REF] == expected
 
 
-async def test_the_last_block_is_used_and_then_the_version_is_exhausted():
-    """All uses up to 2^32 are handed out; the next, and every later one, is refused."""
-    store = MemoryStore("eu-1", reserved={REF: MAX_USES - BLOCK_USES})
+async def test_the_last_uses_are_handed_out_and_then_the_version_is_exhausted():
+    """What is left when no large block fits is handed out; then every use is refused."""
+    left = 2**8 + 2**12 + 3 * 2**8 + 7
+    store = MemoryStore("eu-1", reserved={REF: MAX_USES - left})
     shard = shard_of(store)
     life = counters()
-    for _ in range(BLOCK_USES):
+    for _ in range(left - 7):
         await life.take(shard, KEY)
     for counter in (life, life, counters()):
         with pytest.raises(KeyExhaustedError) as refusal:
             await counter.take(shard, KEY)
         assert f"{KEY.name}/versions/1" in refusal.value.message
+    assert store.reserved[REF] == MAX_USES - 7
+
+
+async def test_blocks_of_few_versions_are_kept_and_none_is_used_twice():
+    """Beyond the bound the block not used for longest is lost, and its uses with it."""
+    store = MemoryStore("eu-1")
+    shard = shard_of(store)
+    life = UseCounters(on_rotation_due=lambda _, __: None, max_versions=3)
+    keys = [replace(KEY, key_id=uuid.UUID(int=number)) for number in range(1, 6)]
+    for _ in range(4):
+        for key in keys:
+            await life.take(shard, key)
+    assert len(life._blocks) == 3
+    assert life._reserving == {}
+    # Five in turn with room for three: each use came from a new block.
+    assert set(store.reserved.values()) == {4 * FIRST_BLOCK_USES}
+    for _ in range(4):
+        await life.take(shard, keys[-1])
+    assert store.reserved[keys[-1].version_ref(1)] == 4 * FIRST_BLOCK_USES
 
 
 async def test_rotation_is_announced_once_at_2_to_the_30():
     """The announcement comes with the block that reaches 2^30, once, and again after a start."""
-    store = MemoryStore("eu-1", reserved={REF: ROTATE_AT_USES - 2 * BLOCK_USES})
+    store = MemoryStore("eu-1", reserved={REF: ROTATE_AT_USES - 2**8 - 2**12})
     shard = shard_of(store)
     due: list[Key] = []
     life = counters(due)
-    for _ in range(BLOCK_USES):
+    for _ in range(2**8):
         await life.take(shard, KEY)
     assert not due
-    for _ in range(BLOCK_USES + 1):
+    for _ in range(2**12 + 1):
         await life.take(shard, KEY)
     assert due == [KEY]
     await counters(due).take(shard, KEY)
@@ -164,8 +221,9 @@ async def test_versions_and_regions_are_counted_apart():
     assert await life.take(shard_of(store), KEY) == REF
     assert await life.take(shard_of(store), rotated) == KeyVersionRef(KEY.key_id, 2)
     assert await life.take(abroad, KEY) == REF
-    assert store.reserved == {REF: BLOCK_USES, KeyVersionRef(KEY.key_id, 2): BLOCK_USES}
-    assert other.reserved == {REF: BLOCK_USES}
+    first = FIRST_BLOCK_USES
+    assert store.reserved == {REF: first, KeyVersionRef(KEY.key_id, 2): first}
+    assert other.reserved == {REF: first}
 
 
 def test_a_block_gives_no_more_than_it_was_given():
@@ -176,3 +234,22 @@ def test_a_block_gives_no_more_than_it_was_given():
     assert [block.take() for _ in range(4)] == [True, True, True, False]
     assert block.left == 0
     assert not block.wants_rotation
+
+
+async def test_a_rotation_under_way_is_not_begun_again():
+    """A key that is announced twice, its block forgotten in between, is rotated once."""
+    service = MemoryService("eu-1")
+    key = await service.create_key()
+    rotation = RotationByUse(lifecycle=service.lifecycle, clock=service.clock)
+    shard = service.topology.shard("eu-1")
+    for _ in range(3):
+        rotation.due(shard, key)
+    async with asyncio.timeout(5):
+        while rotation._tasks:  # noqa: ASYNC110 - it has no event to wait for
+            await asyncio.sleep(0)
+    rotation.due(shard, key)  # late: the version is not primary any more
+    async with asyncio.timeout(5):
+        while rotation._tasks:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert len(service.eu.store.keys[key.key_id].versions) == 2
+    await rotation.close()

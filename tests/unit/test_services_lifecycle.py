@@ -56,7 +56,7 @@ async def test_a_new_key_is_enabled_with_one_version(service):
     assert key.state is KeyState.ENABLED
     assert [version.number for version in key.versions] == [key.primary_version] == [1]
     assert key.policy == default_policy(ORDERS)
-    assert service.eu.store.find_key(key.key_id) == key
+    assert service.eu.store.keys[key.key_id] == key
     assert set(service.eu.token.materials) == {KeyVersionRef(key.key_id, 1)}
     assert receipt.sequence == len(service.records()) == 1
     assert fields(service.records()[0]) == {

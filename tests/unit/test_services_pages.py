@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.support.memory_service import ORDERS, STRANGER, MemoryService, caller
 
 from strongroom_server.errors import ArgumentInvalidError, KeyNotFoundError
+from strongroom_server.services import key_lists
 from strongroom_server.services.changes import ChangeRequest
 from strongroom_server.services.pages import (
     DEFAULT_PAGE_SIZE,
@@ -65,6 +66,24 @@ async def test_pages_hold_every_visible_key_once_oldest_first(service):
         assert all(len(page) == size for page in pages[:-1])
     assert await pages_of_keys(service, "spiffe://example.org/nobody", 3) == [[]]
     assert service.records()[-1].policy == "visible-keys"
+
+
+async def test_a_caller_who_sees_few_of_many_gets_shorter_pages_and_all_of_them(
+    service, monkeypatch
+):
+    """A page ends after so many keys that the caller may not see; the next goes on from there."""
+    monkeypatch.setattr(key_lists, "READ_KEYS", 3)
+    monkeypatch.setattr(key_lists, "MAX_READS", 2)
+    other = f'permit (principal == Principal::"{STRANGER}", action, resource);'
+    both = other + f'permit (principal == Principal::"{ORDERS}", action, resource);'
+    keys = [await service.create_key(both if n in {0, 11, 12, 19} else "") for n in range(20)]
+    pages = await pages_of_keys(service, STRANGER, 2)
+    assert [key_id for page in pages for key_id in page] == [
+        keys[n].key_id for n in (0, 11, 12, 19)
+    ]
+    assert all(len(page) <= 2 for page in pages)
+    assert [] not in (await pages_of_keys(service, ORDERS, 2))
+    assert await pages_of_keys(service, "spiffe://example.org/nobody", 5) == [[]] * 4
 
 
 async def test_keys_made_between_pages_come_at_the_end(service):

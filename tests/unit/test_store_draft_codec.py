@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.store_samples import make_draft, make_key
 
-from strongroom_server.ports import AuditDraft
+from strongroom_server.mutations import AuditDraft
 from strongroom_server.store.draft_codec import DraftFormatError, decode_draft, encode_draft
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection
-from tests.support.store_samples import REGION, SteppingClock, creation, make_key, new_alias
+from tests.support.store_samples import (
+    REGION,
+    SteppingClock,
+    creation,
+    make_key,
+    make_material,
+    new_alias,
+    new_root,
+)
 
 from strongroom_server.errors import StartRefusedError
 from strongroom_server.store import SqliteKeyStore
@@ -30,6 +38,8 @@ async def _made(path: Path) -> None:
     key = make_key()
     await store.commit(creation(key))
     await store.commit(new_alias(key, "orders"))
+    await store.commit(new_root(1))
+    await store.commit(creation(make_key(wrapped=make_material(1))))
     await store.close()
 
 
@@ -57,7 +67,8 @@ async def test_a_new_database_is_for_its_owner_only(tmp_path: Path) -> None:
 async def test_connections_wait_for_the_disk_and_check_references(tmp_path: Path) -> None:
     """WAL, synchronous=FULL, foreign keys and a busy timeout are on."""
     store = await _open(tmp_path / "store.db")
-    for thread in (store._writer, store._reader):
+    database = store._database
+    for thread in (database.writer, database.reader, database.scanner):
         for pragma, value in {
             "journal_mode": "wal",
             "synchronous": 2,
@@ -65,7 +76,7 @@ async def test_connections_wait_for_the_disk_and_check_references(tmp_path: Path
             "busy_timeout": 2000,
             "trusted_schema": 0,
             "cell_size_check": 1,
-            "query_only": int(thread is store._reader),
+            "query_only": int(thread is not database.writer),
         }.items():
             found = await thread.run(functools.partial(_pragma, name=pragma))
             assert (pragma, found) == (pragma, value)
@@ -141,7 +152,15 @@ async def test_a_directory_in_its_place_is_refused(tmp_path: Path) -> None:
         "UPDATE keys SET create_time = 9223372036854775807",
         "UPDATE key_versions SET reserved_uses = reserved_uses + 1",
         "DELETE FROM key_versions",
-        "INSERT INTO key_versions SELECT key_id, 2, create_time, 0 FROM key_versions",
+        "INSERT INTO key_versions SELECT key_id, 2, create_time, 0, NULL, NULL FROM key_versions",
+        "UPDATE keys SET storage = 'WRAPPED'",
+        "UPDATE key_versions SET wrapped_root = 1, wrapped = x'00' WHERE number = 1",
+        "UPDATE keys SET storage = 'RESIDENT' WHERE storage = 'WRAPPED'",
+        "UPDATE key_versions SET wrapped = zeroblob(39) WHERE wrapped NOT NULL",
+        "UPDATE key_versions SET wrapped_root = 2 WHERE wrapped_root = 1",
+        "UPDATE key_versions SET wrapped_root = NULL, wrapped = NULL",
+        "UPDATE wrapping_roots SET state = 'RETIRED'",
+        "UPDATE wrapping_roots SET number = 2",
         "UPDATE aliases SET alias = 'invoices'",
         "UPDATE outbox SET draft = replace(draft, 'orders', 'mallory')",
         "UPDATE outbox SET outbox_id = outbox_id + 10",

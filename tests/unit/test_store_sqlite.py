@@ -14,6 +14,7 @@ from tests.support.store_samples import (
     REGION,
     START,
     SteppingClock,
+    all_keys,
     creation,
     make_key,
     make_memo,
@@ -66,11 +67,11 @@ async def test_a_created_key_is_found_as_it_was_made_also_after_reopening(
     """Every field of a key, to the microsecond, is in memory at once and on disk for good."""
     key = make_key(description="für alle Fälle \x00 '; DROP TABLE keys;--")
     assert await store.commit(creation(key)) == 1
-    assert store.find_key(key.key_id) == key
+    assert await store.find_key(key.key_id) == key
     await store.close()
     again = await SqliteKeyStore.open(tmp_path / "store.db", REGION, clock=clock)
-    assert again.find_key(key.key_id) == key
-    assert list(again.list_keys(after=None)) == [key]
+    assert await again.find_key(key.key_id) == key
+    assert await all_keys(again) == [key]
     await again.close()
 
 
@@ -79,7 +80,7 @@ async def test_a_state_change_raises_the_revision_by_one(store: SqliteKeyStore) 
     key = make_key()
     await store.commit(creation(key))
     await store.commit(state_change(key, KeyState.DISABLED))
-    found = store.find_key(key.key_id)
+    found = await store.find_key(key.key_id)
     assert found is not None
     assert (found.state, found.revision) == (KeyState.DISABLED, 2)
     assert found.update_time == START + timedelta(seconds=1)
@@ -95,7 +96,7 @@ async def test_a_new_version_becomes_primary(store: SqliteKeyStore) -> None:
     key = make_key()
     await store.commit(creation(key))
     await store.commit(new_version(key))
-    found = store.find_key(key.key_id)
+    found = await store.find_key(key.key_id)
     assert found is not None
     assert [version.number for version in found.versions] == [1, 2]
     assert (found.primary_version, found.revision) == (2, 2)
@@ -116,7 +117,7 @@ async def test_a_change_of_another_revision_is_refused_and_leaves_nothing(
         )
         with pytest.raises(EtagMismatchError):
             await store.commit(refused)
-    assert store.find_key(key.key_id) == key
+    assert await store.find_key(key.key_id) == key
     assert len(await store.outbox_after(0, 10)) == 1
     assert await store.commit(state_change(key, KeyState.DISABLED)) == 2
 
@@ -135,10 +136,10 @@ async def test_an_alias_is_found_and_is_unique(store: SqliteKeyStore) -> None:
     await store.commit(new_alias(first, "orders/main"))
     with pytest.raises(AliasExistsError):
         await store.commit(new_alias(second, "orders/main"))
-    alias = store.find_alias(AliasName(REGION, "orders/main"))
+    alias = await store.find_alias(AliasName(REGION, "orders/main"))
     assert alias is not None
     assert (alias.key_id, alias.create_time) == (first.key_id, START)
-    assert store.find_alias(AliasName(REGION, "orders/Main")) is None
+    assert await store.find_alias(AliasName(REGION, "orders/Main")) is None
 
 
 async def test_an_alias_of_a_key_that_is_not_there_is_refused(store: SqliteKeyStore) -> None:
@@ -177,7 +178,7 @@ async def test_a_memo_is_kept_and_taken_once(store: SqliteKeyStore) -> None:
     await store.commit(creation(first, memo))
     with pytest.raises(RequestIdReusedError):
         await store.commit(creation(second, make_memo("r-1", body=b"another")))
-    assert store.find_key(second.key_id) is None
+    assert await store.find_key(second.key_id) is None
     assert await store.find_memo(memo.principal, memo.method, "r-1") == memo
     assert await store.find_memo(memo.principal, memo.method, "r-2") is None
     assert await store.find_memo("spiffe://example.org/other", memo.method, "r-1") is None
@@ -234,7 +235,7 @@ async def test_reserved_uses_are_current_in_memory_and_leave_the_etag_alone(
     ref = key.version_ref(1)
     assert await store.reserve_uses(ref, 65536) == 65536
     assert await store.reserve_uses(ref, 65536) == 131072
-    found = store.find_key(key.key_id)
+    found = await store.find_key(key.key_id)
     assert found is not None
     assert (found.versions[0].reserved_uses, found.etag) == (131072, key.etag)
     assert heard == []
@@ -272,10 +273,10 @@ async def test_listeners_hear_of_each_change_after_it_is_visible(store: SqliteKe
     """When a listener runs, memory has the change already."""
     key = make_key()
     seen: list[object] = []
-    store.on_change(lambda key_id: seen.append(store.find_key(key_id)))
+    store.on_change(lambda key_id: seen.append(store.cached_key(key_id)))
     await store.commit(creation(key))
     await store.commit(state_change(key, KeyState.DISABLED))
-    assert seen == [key, store.find_key(key.key_id)]
+    assert seen == [key, await store.find_key(key.key_id)]
 
 
 async def test_a_cancelled_caller_does_not_part_memory_from_disk(store: SqliteKeyStore) -> None:
@@ -288,7 +289,7 @@ async def test_a_cancelled_caller_does_not_part_memory_from_disk(store: SqliteKe
         await asyncio.wait([task])
     await store.commit(creation(make_key()))  # behind all others in the writer's queue
     rows = await store.outbox_after(0, 100)
-    assert {row.draft.key for row in rows} == {str(key.name) for key in store.list_keys(after=None)}
+    assert {row.draft.key for row in rows} == {str(key.name) for key in await all_keys(store)}
 
 
 async def test_commits_at_once_are_all_made(store: SqliteKeyStore) -> None:
@@ -296,8 +297,9 @@ async def test_commits_at_once_are_all_made(store: SqliteKeyStore) -> None:
     keys = [make_key(create_time=START + timedelta(seconds=n)) for n in range(50)]
     ids = await asyncio.gather(*(store.commit(creation(key)) for key in keys))
     assert ids == list(range(1, 51))
-    assert list(store.list_keys(after=None)) == keys
-    assert store.counts().versions == 50
+    assert await all_keys(store) == keys
+    assert (await store.recount()).versions == 50
+    assert store.counts().keys_by_state == {KeyState.ENABLED: 50, KeyState.DISABLED: 0}
 
 
 async def test_a_change_of_another_region_or_shape_is_a_mistake(store: SqliteKeyStore) -> None:
@@ -321,13 +323,13 @@ async def test_a_full_database_refuses_a_change_whole_and_recovers(store: Sqlite
     """SQLITE_FULL in the middle of a change leaves nothing of it, and is not for ever."""
     kept, refused = make_key(), make_key(description="x" * 8192)
     await store.commit(creation(kept))
-    await store._writer.run(
+    await store._database.writer.run(
         lambda connection: connection.exec_driver_sql("PRAGMA max_page_count = 1").scalar_one()
     )
     with pytest.raises(ShardUnavailableError):
         await store.commit(creation(refused, make_memo("r-0")))
-    assert store.find_key(refused.key_id) is None
-    assert list(store.list_keys(after=None)) == [kept]
+    assert await store.find_key(refused.key_id) is None
+    assert await all_keys(store) == [kept]
     memo = make_memo("r-0")
     assert await store.find_memo(memo.principal, memo.method, memo.request_id) is None
     # The failed connection was thrown away, and with it the limit.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,10 +15,12 @@ from tests.support.store_samples import (
     REGION,
     START,
     SteppingClock,
+    all_keys,
     creation,
     make_key,
     make_memo,
     new_alias,
+    new_root,
     new_version,
     state_change,
 )
@@ -30,7 +32,8 @@ from strongroom_server.errors import (
     RequestIdReusedError,
     ShardUnavailableError,
 )
-from strongroom_server.store import SqliteKeyStore
+from strongroom_server.mutations import RootState
+from strongroom_server.store import SqliteKeyStore, unseen
 
 Pair = tuple[SqliteKeyStore, SqliteKeyStore]
 
@@ -54,9 +57,9 @@ async def pair(tmp_path: Path, clock: SteppingClock) -> AsyncIterator[Pair]:
         await store.close()
 
 
-async def _until(condition: Callable[[], bool], *, seconds: float) -> None:
+async def _until(condition: Callable[[], Awaitable[bool]], *, seconds: float) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - the store has no event to wait for
+        while not await condition():  # noqa: ASYNC110 - the store has no event to wait for
             await asyncio.sleep(0.01)
 
 
@@ -71,17 +74,100 @@ async def test_a_change_is_seen_by_the_other_within_a_second(pair: Pair) -> None
     await here.commit(state_change(key, KeyState.DISABLED))
     await here.commit(new_version(key, revision=2))
     await here.reserve_uses(key.version_ref(2), 65536)
-    await _until(lambda: there.find_key(key.key_id) == here.find_key(key.key_id), seconds=1)
-    found = there.find_key(key.key_id)
+
+    async def is_seen() -> bool:
+        return await there.find_key(key.key_id) == await here.find_key(key.key_id)
+
+    await _until(is_seen, seconds=1)
+    found = await there.find_key(key.key_id)
     assert found is not None
     assert (found.state, found.revision, found.versions[1].reserved_uses) == (
         KeyState.DISABLED,
         3,
         65536,
     )
-    assert there.find_alias(AliasName(REGION, "orders")) is not None
-    assert set(heard) == {key.key_id}
-    assert there.counts() == here.counts()
+    assert await there.find_alias(AliasName(REGION, "orders")) is not None
+    assert set(heard) <= {key.key_id}
+    assert await there.recount() == await here.recount()
+
+
+async def test_what_another_process_changed_is_dropped_within_a_second(pair: Pair) -> None:
+    """A key in memory is dropped, its listeners hear of it, and the next read has the change."""
+    here, there = pair
+    heard: list[uuid.UUID] = []
+    key, other = make_key(), make_key()
+    await here.commit(creation(key))
+    await here.commit(creation(other))
+    for each in (key, other):
+        assert await there.find_key(each.key_id) == each
+        assert there.cached_key(each.key_id) == each
+    there.on_change(heard.append)
+    await here.commit(state_change(key, KeyState.DISABLED))
+
+    async def is_dropped() -> bool:
+        found = there.cached_key(key.key_id)
+        return found is None or found.state is KeyState.DISABLED
+
+    await _until(is_dropped, seconds=1)
+    assert await there.find_key(key.key_id) == await here.find_key(key.key_id)
+    assert there.cached_key(other.key_id) == other
+    assert heard == [key.key_id]
+
+
+async def test_absence_is_not_remembered(pair: Pair) -> None:
+    """A key and an alias that were not there are found as soon as another process made them."""
+    here, there = pair
+    key, name = make_key(), AliasName(REGION, "orders")
+    assert await there.find_key(key.key_id) is None
+    assert await there.find_alias(name) is None
+    await here.commit(creation(key))
+    await here.commit(new_alias(key, "orders"))
+    assert await there.find_key(key.key_id) == key
+    assert await there.find_alias(name) is not None
+
+
+async def test_more_changes_than_are_told_one_by_one_drop_everything(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a flood nothing old is believed, and what was here is told to listeners."""
+    here, there = pair
+    monkeypatch.setattr(unseen, "MAX_CHANGED_ROWS", 3)
+    old, changed = make_key(), [make_key() for _ in range(5)]
+    for key in (old, *changed):
+        await here.commit(creation(key))
+    await there.refresh()
+    for key in (old, *changed):
+        assert await there.find_key(key.key_id) == key
+    heard: list[uuid.UUID] = []
+    there.on_change(heard.append)
+    for key in changed:
+        await here.commit(state_change(key, KeyState.DISABLED))
+    await there.refresh()
+    for key in changed:
+        found = await there.find_key(key.key_id)
+        assert found is not None
+        assert found.state is KeyState.DISABLED
+    assert await there.find_key(old.key_id) == old
+    assert {key.key_id for key in changed} <= set(heard)
+
+
+async def test_roots_of_the_other_are_seen_within_a_second(pair: Pair) -> None:
+    """The new active root is known, the old one retires, and of two adders one wins."""
+    here, there = pair
+    assert await there.list_roots() == ()
+    await here.commit(new_root(1))
+
+    async def has_it() -> bool:
+        return [root.number for root in await there.list_roots()] == [1]
+
+    await _until(has_it, seconds=1)
+    results = await asyncio.gather(
+        *(store.commit(new_root(2)) for store in pair), return_exceptions=True
+    )
+    assert sorted(type(result).__name__ for result in results) == ["EtagMismatchError", "int"]
+    await there.refresh()
+    states = [(root.number, root.state) for root in await there.list_roots()]
+    assert states == [(1, RootState.RETIRING), (2, RootState.ACTIVE)]
 
 
 async def test_late_keys_of_the_other_take_their_place_in_the_list(pair: Pair) -> None:
@@ -92,8 +178,8 @@ async def test_late_keys_of_the_other_take_their_place_in_the_list(pair: Pair) -
         await (here, there)[number % 2].commit(creation(key))
     await here.refresh()
     await there.refresh()
-    assert list(here.list_keys(after=None)) == list(there.list_keys(after=None))
-    assert len(here.list_keys(after=None)) == 10
+    assert await all_keys(here) == await all_keys(there)
+    assert len(await all_keys(here)) == 10
 
 
 async def test_a_stale_etag_is_refused_even_when_memory_does_not_know_yet(pair: Pair) -> None:
@@ -165,7 +251,7 @@ async def test_a_writer_that_keeps_the_lock_means_unavailable_not_for_ever(
         async with asyncio.timeout(5):
             with pytest.raises(ShardUnavailableError, match=REGION):
                 await pair[0].commit(creation(key))
-        assert pair[0].find_key(key.key_id) is None
+        assert await pair[0].find_key(key.key_id) is None
         other.execute("ROLLBACK")
     finally:
         other.close()
@@ -180,15 +266,16 @@ async def test_memory_is_not_believed_when_the_database_cannot_be_followed(
     key = make_key()
     await here.commit(creation(key))
     await there.refresh()
+    assert await there.find_key(key.key_id) == key
     with sqlite3.connect(tmp_path / "store.db") as vandal:
         vandal.execute("UPDATE policies SET cedar = 'permit(principal, action, resource);'")
         vandal.execute("UPDATE keys SET change_number = change_number + 1")
         vandal.execute("UPDATE shard_meta SET change_number = change_number + 1")
     vandal.close()
 
-    def is_refused() -> bool:
+    async def is_refused() -> bool:
         try:
-            assert there.find_key(key.key_id) == key
+            assert there.cached_key(key.key_id) == key
         except ShardUnavailableError:
             return True
         return False
@@ -205,9 +292,15 @@ async def test_a_process_that_slept_asks_before_it_answers(
     """After a long stop reads are refused until the database was asked again."""
     clock.monotonic_offset += 3600
     with pytest.raises(ShardUnavailableError):
-        pair[0].list_keys(after=None)
-    await _until(lambda: pair[0].is_current, seconds=3)
-    assert list(pair[0].list_keys(after=None)) == []
+        await pair[0].list_keys(after=None, limit=1)
+    with pytest.raises(ShardUnavailableError):
+        pair[0].cached_key(uuid.uuid4())
+
+    async def is_current() -> bool:
+        return pair[0].is_current
+
+    await _until(is_current, seconds=3)
+    assert await all_keys(pair[0]) == []
 
 
 async def test_both_may_make_the_new_database_at_once(tmp_path: Path, clock: SteppingClock) -> None:
@@ -220,6 +313,6 @@ async def test_both_may_make_the_new_database_at_once(tmp_path: Path, clock: Ste
     await stores[0].commit(creation(key))
     for store in stores:
         await store.refresh()
-        assert store.find_key(key.key_id) == key
+        assert await store.find_key(key.key_id) == key
         await store.close()
     assert [entry.name for entry in path.parent.iterdir()] == ["store.db"]

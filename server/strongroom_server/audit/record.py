@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from json.encoder import encode_basestring as _quote  # RFC 8785, 3.2.2.2
 from typing import Final
 
-from strongroom_server.ports import AuditDraft
+from strongroom_server.mutations import AuditDraft
 
 __all__ = [
     "MAX_RECORD_BYTES",

@@ -37,7 +37,8 @@ from strongroom_server.audit.segment import (
 )
 from strongroom_server.audit.writer import Outcome, SpoolWriter
 from strongroom_server.errors import AuditUnavailableError, InternalError, StartRefusedError
-from strongroom_server.ports import AuditDraft, Clock
+from strongroom_server.mutations import AuditDraft
+from strongroom_server.ports import Clock
 
 __all__ = ["READY_BELOW_PRESSURE", "Spool", "SpoolStatus"]
 

@@ -18,6 +18,7 @@ from strongroom_server.domain.keys import (
     KeyManager,
     KeySpec,
     KeyState,
+    KeyStorage,
     KeyUsage,
     KeyVersion,
 )
@@ -34,7 +35,10 @@ class Answer:
 
 
 def encode_answer(answer: Answer) -> str:
-    """Encode for the store. The key's policy is not part of any answer and left out."""
+    """Encode for the store.
+
+    The key's policy and its wrapped material are not part of any answer and left out.
+    """
     document: dict[str, object] = {}
     if answer.key is not None:
         key = answer.key
@@ -54,6 +58,7 @@ def encode_answer(answer: Answer) -> str:
             "versions": [
                 [v.number, v.create_time.isoformat(), v.reserved_uses] for v in key.versions
             ],
+            "storage": key.storage,
         }
     if answer.alias is not None:
         document["alias"] = {
@@ -87,6 +92,8 @@ def decode_answer(text: str) -> Answer:
                 KeyVersion(number, datetime.fromisoformat(created), uses)
                 for number, created, uses in data["versions"]
             ),
+            # Answers from before there was a choice do not have it.
+            storage=KeyStorage(data.get("storage", KeyStorage.RESIDENT)),
         )
     if (data := document.get("alias")) is not None:
         alias = Alias(

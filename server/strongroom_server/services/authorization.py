@@ -2,7 +2,11 @@
 
 Decisions are cached per key for as long as the key's policy text is the same object;
 policies that read the encryption context get one entry per context, under its hash: the
-contexts themselves, 8 KiB each, would let one caller fill the memory.
+contexts themselves, 8 KiB each, would let one caller fill the memory. Keys with the same
+policy text share its compiled form.
+
+Three bounds hold the memory: on the keys, on the decisions of one key (a caller who
+varies the context pushes out nobody else's), and on the decisions of all.
 """
 
 from __future__ import annotations
@@ -22,14 +26,16 @@ __all__ = ["Authorization"]
 
 MAX_CACHED_KEYS: Final = 10_000
 MAX_CACHED_DECISIONS_PER_KEY: Final = 1_000
+MAX_CACHED_DECISIONS: Final = 100_000
+MAX_SHARED_POLICIES: Final = 1_000
 
 
 class _KeyDecisions:
     __slots__ = ("compiled", "decisions", "text")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, compiled: CompiledPolicy) -> None:
         self.text = text
-        self.compiled = CompiledPolicy(text)
+        self.compiled = compiled
         self.decisions: dict[tuple[str, Action, bytes], Verdict] = {}
 
 
@@ -48,6 +54,8 @@ class Authorization:
         self._key_creators = key_creators | administrators
         self._on_decision = on_decision
         self._keys: OrderedDict[uuid.UUID, _KeyDecisions] = OrderedDict()
+        self._decisions = 0
+        self._policies: OrderedDict[str, CompiledPolicy] = OrderedDict()
 
     def authorize_create(self, principal: str, region_name: str) -> str:
         """Let a configured creator or administrator create keys; return the rule's name.
@@ -68,7 +76,7 @@ class Authorization:
             PolicyInvalidError: It is malformed, or locks everybody out.
         """
         check_lock_out(
-            CompiledPolicy(text),
+            self._compiled(text),
             creator=creator,
             creator_is_administrator=creator in self._administrators,
             key=key_name,
@@ -77,6 +85,16 @@ class Authorization:
     def may_see(self, principal: str, key: Key) -> bool:
         """Say whether the key exists for this principal."""
         return self._verdict(principal, Action.GET_KEY, key, {}).allowed
+
+    def may_list(self, principal: str, key: Key) -> bool:
+        """Say the same of one of many keys, without a place in the cache for it.
+
+        A list goes over keys that nobody uses and would push out those in use.
+        """
+        if key.key_id in self._keys:
+            return self.may_see(principal, key)
+        compiled = self._compiled(key.policy)
+        return self._evaluate(compiled, principal, Action.GET_KEY, key, {}).allowed
 
     def authorize(
         self,
@@ -110,32 +128,66 @@ class Authorization:
     ) -> Verdict:
         cached = self._keys.get(key.key_id)
         if cached is None or cached.text is not key.policy:
-            cached = self._compile(key)
+            cached = self._take_over(key)
+        else:
+            self._keys.move_to_end(key.key_id)
         bound = b""
         if encryption_context and cached.compiled.depends_on_context:
             bound = hashlib.sha256(contexts.encode(encryption_context)).digest()
         entry = (principal, action, bound)
         verdict = cached.decisions.get(entry)
         if verdict is None:
-            verdict = cached.compiled.evaluate(
-                principal=principal,
-                is_administrator=principal in self._administrators,
-                action=action,
-                key=str(key.name),
-                encryption_context=encryption_context,
-            )
+            verdict = self._evaluate(cached.compiled, principal, action, key, encryption_context)
             if len(cached.decisions) >= MAX_CACHED_DECISIONS_PER_KEY:
+                self._decisions -= len(cached.decisions)
                 cached.decisions.clear()
             cached.decisions[entry] = verdict
+            self._decisions += 1
+            while self._decisions > MAX_CACHED_DECISIONS:
+                self._forget_one()
         return verdict
 
-    def _compile(self, key: Key) -> _KeyDecisions:
+    def _evaluate(
+        self,
+        compiled: CompiledPolicy,
+        principal: str,
+        action: Action,
+        key: Key,
+        encryption_context: Mapping[str, str],
+    ) -> Verdict:
+        return compiled.evaluate(
+            principal=principal,
+            is_administrator=principal in self._administrators,
+            action=action,
+            key=str(key.name),
+            encryption_context=encryption_context,
+        )
+
+    def _take_over(self, key: Key) -> _KeyDecisions:
         cached = self._keys.get(key.key_id)
         if cached is not None and cached.text == key.policy:
             cached.text = key.policy  # the same words in a new object: keep the decisions
         else:
-            cached = self._keys[key.key_id] = _KeyDecisions(key.policy)
+            if cached is not None:
+                self._decisions -= len(cached.decisions)
+            cached = _KeyDecisions(key.policy, self._compiled(key.policy))
+            self._keys[key.key_id] = cached
         self._keys.move_to_end(key.key_id)
         if len(self._keys) > MAX_CACHED_KEYS:
-            self._keys.popitem(last=False)
+            self._forget_one()
         return cached
+
+    def _forget_one(self) -> None:
+        """Forget the key that was not asked for longest; never the one just asked for."""
+        _, forgotten = self._keys.popitem(last=False)
+        self._decisions -= len(forgotten.decisions)
+
+    def _compiled(self, text: str) -> CompiledPolicy:
+        compiled = self._policies.get(text)
+        if compiled is None:
+            compiled = self._policies[text] = CompiledPolicy(text)
+            if len(self._policies) > MAX_SHARED_POLICIES:
+                self._policies.popitem(last=False)
+        else:
+            self._policies.move_to_end(text)
+        return compiled

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from strongroom.receipts import Receipt
 from strongroom_server.errors import RequestIdReusedError
-from strongroom_server.ports import Change, Mutation, RequestMemo
+from strongroom_server.mutations import Change, Mutation, RequestMemo
 from strongroom_server.services.answers import Answer, decode_answer, encode_answer
 from strongroom_server.services.caller import Caller
 from strongroom_server.services.records import Recorder, Trace

@@ -100,14 +100,17 @@ class CryptoService:
         )
 
         async def work() -> Encrypted:
-            key = self._access.usable_key(use, name)
+            key = await self._access.usable_key(use, name)
             if validate_only:
                 return Encrypted(str(key.version_name(key.primary_version)), b"", ())
             ref = await self._uses.take(shard, key)
             use.trace.key_version = ref.version
             header = ciphertext.header_for(ref)
             sealed = await shard.token.encrypt(
-                ref, plaintext, header + contexts.encode(context), deadline=caller.hsm_deadline
+                key.material(ref.version),
+                plaintext,
+                header + contexts.encode(context),
+                deadline=caller.hsm_deadline,
             )
             return Encrypted(str(key.version_name(ref.version)), header + sealed, ())
 
@@ -131,13 +134,13 @@ class CryptoService:
         Raises:
             StrongroomError: As the error table says; recorded when a shard is known.
         """
-        shard = self._shard_of(name, blob)
+        shard = await self._shard_of(name, blob)
         use = Use.of(
             Action.DECRYPT, name, context, caller=caller, shard=shard, validate_only=validate_only
         )
 
         async def work() -> Decrypted:
-            key, parsed = self._access.key_of_blob(use, name, blob)
+            key, parsed = await self._access.key_of_blob(use, name, blob)
             version = parsed.ref.version
             name_used = str(key.version_name(version))
             used_primary = version == key.primary_version
@@ -145,7 +148,7 @@ class CryptoService:
                 return Decrypted(name_used, b"", used_primary, ())
             aad = parsed.header + contexts.encode(context)
             plaintext = await shard.token.decrypt(
-                parsed.ref, parsed.sealed, aad, deadline=caller.hsm_deadline
+                key.material(version), parsed.sealed, aad, deadline=caller.hsm_deadline
             )
             return Decrypted(name_used, plaintext, used_primary, ())
 
@@ -172,7 +175,7 @@ class CryptoService:
         Raises:
             StrongroomError: As the error table says; recorded in the shard it concerns.
         """
-        source_shard = self._shard_of(source_name, blob)
+        source_shard = await self._shard_of(source_name, blob)
         target_shard = self._topology.shard(destination_name.region)
         source = Use.of(
             Action.RE_ENCRYPT_FROM,
@@ -192,10 +195,10 @@ class CryptoService:
         )
 
         async def check_source() -> tuple[Key, ciphertext.CiphertextBlob]:
-            return self._access.key_of_blob(source, source_name, blob)
+            return await self._access.key_of_blob(source, source_name, blob)
 
         async def check_target() -> tuple[Key, KeyVersionRef]:
-            key = self._access.usable_key(target, destination_name)
+            key = await self._access.usable_key(target, destination_name)
             if validate_only:
                 return key, key.version_ref(key.primary_version)
             return key, await self._uses.take(target_shard, key)
@@ -204,6 +207,8 @@ class CryptoService:
         source_key, parsed = await refusing(source_shard, caller, source.trace, check_source)
         target_key, ref = await refusing(target_shard, caller, target.trace, check_target)
         target.trace.key_version = ref.version
+        source_material = source_key.material(parsed.ref.version)
+        target_material = target_key.material(ref.version)
         header = ciphertext.header_for(ref)
         source_aad = parsed.header + contexts.encode(source_context)
         target_aad = header + contexts.encode(destination_context)
@@ -216,16 +221,23 @@ class CryptoService:
                 return b""
             if source_shard is target_shard:
                 return await source_shard.token.reencrypt(
-                    parsed.ref, parsed.sealed, source_aad, ref, target_aad, deadline=deadline
+                    source_material,
+                    parsed.sealed,
+                    source_aad,
+                    target_material,
+                    target_aad,
+                    deadline=deadline,
                 )
             return await source_shard.token.decrypt(
-                parsed.ref, parsed.sealed, source_aad, deadline=deadline
+                source_material, parsed.sealed, source_aad, deadline=deadline
             )
 
         async def use_target() -> bytes:
             if validate_only or source_shard is target_shard:
                 return plaintext
-            return await target_shard.token.encrypt(ref, plaintext, target_aad, deadline=deadline)
+            return await target_shard.token.encrypt(
+                target_material, plaintext, target_aad, deadline=deadline
+            )
 
         plaintext, first = await self._recorder.run(source_shard, caller, source.trace, use_source)
         try:
@@ -267,22 +279,23 @@ class CryptoService:
         use = Use.of(action, name, context, caller=caller, shard=shard, validate_only=validate_only)
 
         async def work() -> DataKey:
-            key = self._access.usable_key(use, name)
+            key = await self._access.usable_key(use, name)
             if validate_only:
                 return DataKey(str(key.version_name(key.primary_version)), b"", b"", ())
             ref = await self._uses.take(shard, key)
             use.trace.key_version = ref.version
+            material = key.material(ref.version)
             header = ciphertext.header_for(ref)
             aad = header + contexts.encode(context)
             deadline = caller.hsm_deadline
             plaintext = b""
             if with_plaintext:
                 plaintext, sealed = await shard.token.generate_data_key(
-                    ref, number_of_bytes, aad, deadline=deadline
+                    material, number_of_bytes, aad, deadline=deadline
                 )
             else:
                 sealed = await shard.token.generate_sealed_data_key(
-                    ref, number_of_bytes, aad, deadline=deadline
+                    material, number_of_bytes, aad, deadline=deadline
                 )
             return DataKey(str(key.version_name(ref.version)), plaintext, header + sealed, ())
 
@@ -305,10 +318,10 @@ class CryptoService:
 
         return await self._recorder.run(shard, caller, trace, work)
 
-    def _shard_of(self, name: KeyOrAlias | None, blob: bytes) -> Shard:
+    async def _shard_of(self, name: KeyOrAlias | None, blob: bytes) -> Shard:
         if name is not None:
             return self._topology.shard(name.region)
         if len(self._topology.shards) == 1:
             return self._topology.shards[0]
-        shard, _ = self._topology.owner_of(ciphertext.parse(blob).ref.key_id)
+        shard, _ = await self._topology.owner_of(ciphertext.parse(blob).ref.key_id)
         return shard

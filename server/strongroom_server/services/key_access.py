@@ -62,7 +62,7 @@ class KeyAccess:
         """Take the authorisation; holds no state of its own."""
         self._authorization = authorization
 
-    def usable_key(self, use: Use, name: KeyOrAlias) -> Key:
+    async def usable_key(self, use: Use, name: KeyOrAlias) -> Key:
         """Return the key behind `name`.
 
         Raises:
@@ -70,9 +70,9 @@ class KeyAccess:
             PolicyDeniedError: The caller may see it, not use it so.
             KeyDisabledError: It is disabled.
         """
-        return self._admit(use, use.shard.find(name), str(name))
+        return self._admit(use, await use.shard.find(name), str(name))
 
-    def key_of_blob(
+    async def key_of_blob(
         self, use: Use, name: KeyOrAlias | None, blob: bytes
     ) -> tuple[Key, ciphertext.CiphertextBlob]:
         """Return the key that made `blob`, and the blob taken apart.
@@ -86,13 +86,13 @@ class KeyAccess:
             KeyNotFoundError, PolicyDeniedError, KeyDisabledError: As in `usable_key`.
         """
         if name is not None:
-            key = self.usable_key(use, name)
+            key = await self.usable_key(use, name)
             parsed = ciphertext.parse(blob)
             if parsed.ref.key_id != key.key_id:
                 raise WrongKeyError
         else:
             parsed = ciphertext.parse(blob)
-            found = use.shard.store.find_key(parsed.ref.key_id)
+            found = await use.shard.find_id(parsed.ref.key_id)
             if found is None:
                 raise KeyNotFoundError
             key = self._admit(use, found, "")

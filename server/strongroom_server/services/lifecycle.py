@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from strongroom.receipts import Receipt
 from strongroom.resource_names import AliasName, KeyName
@@ -17,6 +18,7 @@ from strongroom_server.domain.keys import (
     KeyManager,
     KeySpec,
     KeyState,
+    KeyStorage,
     KeyUsage,
     KeyVersion,
 )
@@ -28,37 +30,37 @@ from strongroom_server.errors import (
     KeyDisabledError,
     RequestIdReusedError,
 )
-from strongroom_server.ports import (
-    AddVersion,
-    Change,
-    Clock,
-    CreateAlias,
-    CreateKey,
-    SetState,
-)
+from strongroom_server.mutations import AddVersion, Change, CreateAlias, CreateKey, SetState
+from strongroom_server.ports import Clock
 from strongroom_server.services import pages
 from strongroom_server.services.answers import Answer
 from strongroom_server.services.authorization import Authorization
 from strongroom_server.services.caller import Caller
 from strongroom_server.services.changes import ChangeRequest, Changes
 from strongroom_server.services.key_access import KeyOrAlias
+from strongroom_server.services.key_lists import visible_page
 from strongroom_server.services.records import Recorder, Trace
+from strongroom_server.services.root_book import RootBook
 from strongroom_server.shards.topology import Shard, Topology
 
 __all__ = ["LifecycleService", "NewKey"]
 
-RESERVED_ALIAS_PREFIX = "service/"
+RESERVED_ALIAS_PREFIX: Final = "service/"
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """What CreateKey is told. An empty policy means the default one."""
+    """What CreateKey is told.
+
+    An empty policy means the default one; no storage, the shard's.
+    """
 
     region: str
     description: str
     spec: KeySpec
     usage: KeyUsage
     policy: str
+    storage: KeyStorage | None = None
 
 
 class LifecycleService:
@@ -70,6 +72,7 @@ class LifecycleService:
         topology: Topology,
         authorization: Authorization,
         recorder: Recorder,
+        roots: RootBook,
         clock: Clock,
         new_key_id: Callable[[], uuid.UUID],
     ) -> None:
@@ -78,6 +81,7 @@ class LifecycleService:
         self._authorization = authorization
         self._recorder = recorder
         self._changes = Changes(recorder)
+        self._roots = roots
         self._clock = clock
         self._new_key_id = new_key_id
 
@@ -112,6 +116,7 @@ class LifecycleService:
                 revision=1,
                 policy=new.policy or default_policy(caller.principal),
                 versions=(KeyVersion(1, now, 0),),
+                storage=new.storage or shard.storage,
             )
             trace.key = str(key.name)
             trace.key_version = 1
@@ -119,12 +124,13 @@ class LifecycleService:
                 key.policy, creator=caller.principal, key_name=str(key.name)
             )
             if not request.validate_only:
-                # A crash after this line leaves material in the token that no key names:
-                # harmless, never used, found by reconciliation.
-                await shard.token.create_version(key.version_ref(1), deadline=caller.hsm_deadline)
+                first = await self._with_material(caller, shard, key, key.versions[0])
+                key = replace(key, versions=(first,))
             return CreateKey(key), Answer(key=key)
 
-        body = (new.region, new.description, new.spec, new.usage, new.policy)
+        body: tuple[str, ...] = (new.region, new.description, new.spec, new.usage, new.policy)
+        if new.storage is not None:  # else as before there was a choice: memos outlive updates
+            body = (*body, new.storage)
         answer, receipt = await self._changes.make(shard, caller, trace, request, body, plan=plan)
         return _key(answer), receipt
 
@@ -138,7 +144,7 @@ class LifecycleService:
         trace = Trace("GetKey", str(name))
 
         async def work() -> Key:
-            return self._permitted(caller, shard, name, Action.GET_KEY, trace)
+            return await self._permitted(caller, shard, name, Action.GET_KEY, trace)
 
         return await self._recorder.run(shard, caller, trace, work)
 
@@ -146,6 +152,8 @@ class LifecycleService:
         self, caller: Caller, region: str, *, page_size: int, page_token: str
     ) -> tuple[Sequence[Key], str, Receipt]:
         """Return a page of the keys that the caller may see, and the next page's token.
+
+        A page may have fewer keys than asked for and a token all the same.
 
         Raises:
             StrongroomError: As the error table says; recorded.
@@ -157,15 +165,9 @@ class LifecycleService:
 
         async def work() -> tuple[Sequence[Key], str]:
             after = pages.key_position(page_token, parent)
-            page: list[Key] = []
-            for key in shard.store.list_keys(after=after):
-                if not self._authorization.may_see(caller.principal, key):
-                    continue
-                if len(page) == size:
-                    last = page[-1]
-                    return page, pages.key_token(parent, last.create_time, last.key_id)
-                page.append(key)
-            return page, ""
+            return await visible_page(
+                shard, self._authorization, caller.principal, after=after, size=size
+            )
 
         (keys, token), receipt = await self._recorder.run(shard, caller, trace, work)
         return keys, token, receipt
@@ -183,7 +185,7 @@ class LifecycleService:
         size = page_size or pages.DEFAULT_PAGE_SIZE
 
         async def work() -> tuple[Key, Sequence[KeyVersion], str]:
-            key = self._permitted(caller, shard, name, Action.LIST_KEY_VERSIONS, trace)
+            key = await self._permitted(caller, shard, name, Action.LIST_KEY_VERSIONS, trace)
             after = pages.version_position(page_token, str(name))
             rest = [version for version in key.versions if version.number > after]
             page = rest[:size]
@@ -207,7 +209,7 @@ class LifecycleService:
         trace = Trace(action.value, str(name), validate_only=request.validate_only)
 
         async def plan() -> tuple[Change | None, Answer]:
-            key = self._permitted(caller, shard, name, action, trace)
+            key = await self._permitted(caller, shard, name, action, trace)
             _check_etag(key, request.etag)
             if key.state is state:
                 return None, Answer(key=key)
@@ -231,7 +233,7 @@ class LifecycleService:
         trace = Trace("RotateKey", str(name), validate_only=request.validate_only)
 
         async def plan() -> tuple[Change | None, Answer]:
-            key = self._permitted(caller, shard, name, Action.ROTATE_KEY, trace)
+            key = await self._permitted(caller, shard, name, Action.ROTATE_KEY, trace)
             _check_etag(key, request.etag)
             return await self._plan_rotation(caller, shard, key, request, trace)
 
@@ -249,7 +251,8 @@ class LifecycleService:
         request = ChangeRequest()
 
         async def plan() -> tuple[Change | None, Answer]:
-            return await self._plan_rotation(caller, shard, shard.find(name), request, trace)
+            key = await shard.find(name)
+            return await self._plan_rotation(caller, shard, key, request, trace)
 
         await self._changes.make(shard, caller, trace, request, (str(name),), plan=plan)
 
@@ -273,8 +276,8 @@ class LifecycleService:
                 raise ArgumentInvalidError.of(
                     "alias_id", "alias.reserved", f"{RESERVED_ALIAS_PREFIX} is reserved"
                 )
-            key = self._permitted(caller, shard, key_name, Action.CREATE_ALIAS, trace)
-            if shard.store.find_alias(name) is not None:
+            key = await self._permitted(caller, shard, key_name, Action.CREATE_ALIAS, trace)
+            if await shard.store.find_alias(name) is not None:
                 raise AliasExistsError(f"{name} exists")
             alias = Alias(name, key.key_id, self._clock.now())
             return CreateAlias(alias), Answer(alias=alias)
@@ -285,10 +288,10 @@ class LifecycleService:
             raise RequestIdReusedError
         return answer.alias, receipt
 
-    def _permitted(
+    async def _permitted(
         self, caller: Caller, shard: Shard, name: KeyOrAlias, action: Action, trace: Trace
     ) -> Key:
-        key = shard.find(name)
+        key = await shard.find(name)
         trace.key = str(key.name)
         trace.policy = self._authorization.authorize(
             caller.principal, action, key, {}, asked_name=str(name)
@@ -304,9 +307,7 @@ class LifecycleService:
         version = KeyVersion(key.versions[-1].number + 1, now, 0)
         trace.key_version = version.number
         if not request.validate_only:
-            await shard.token.create_version(
-                key.version_ref(version.number), deadline=caller.hsm_deadline
-            )
+            version = await self._with_material(caller, shard, key, version)
         after = replace(
             key,
             primary_version=version.number,
@@ -315,6 +316,25 @@ class LifecycleService:
             versions=(*key.versions, version),
         )
         return AddVersion(key.key_id, version, now, key.revision), Answer(key=after)
+
+    async def _with_material(
+        self, caller: Caller, shard: Shard, key: Key, version: KeyVersion
+    ) -> KeyVersion:
+        """Have the HSM make a new version's material: where the key's storage says."""
+        deadline = caller.hsm_deadline
+        root = None
+        if key.storage is KeyStorage.WRAPPED:
+            root = await self._roots.active(shard, deadline=deadline)
+        # A crash after this leaves material in the token that no key names: harmless,
+        # never used, found by reconciliation. Of wrapped material it leaves nothing.
+        material = await shard.token.create_version(
+            key.version_ref(version.number),
+            spec=key.spec,
+            usage=key.usage,
+            root=root,
+            deadline=deadline,
+        )
+        return replace(version, wrapped=material.wrapped)
 
 
 def _check_etag(key: Key, etag: str) -> None:

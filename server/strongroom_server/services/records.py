@@ -18,7 +18,8 @@ from strongroom_server.errors import (
     Reason,
     StrongroomError,
 )
-from strongroom_server.ports import AuditDraft, Clock
+from strongroom_server.mutations import AuditDraft
+from strongroom_server.ports import Clock
 from strongroom_server.services.caller import Caller
 from strongroom_server.shards.topology import Shard
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import Final
 
-from strongroom_server.domain.keys import Key
+from strongroom_server.domain.keys import Key, KeyVersionRef
 from strongroom_server.errors import StrongroomError
 from strongroom_server.ports import Clock
 from strongroom_server.services.caller import Caller
@@ -29,29 +29,34 @@ class RotationByUse:
         """Take the service that rotates."""
         self._lifecycle = lifecycle
         self._clock = clock
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[tuple[str, KeyVersionRef], asyncio.Task[None]] = {}
 
     def due(self, shard: Shard, key: Key) -> None:
-        """Rotate `key` in the background; calls go on with the old version meanwhile."""
-        task = asyncio.create_task(self._rotate(shard, key))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        """Rotate `key` in the background; calls go on with the old version meanwhile.
+
+        What is under way already is not begun again.
+        """
+        worn = (shard.region, key.version_ref(key.primary_version))
+        if worn not in self._tasks:
+            task = asyncio.create_task(self._rotate(shard, key))
+            self._tasks[worn] = task
+            task.add_done_callback(lambda _: self._tasks.pop(worn, None))
 
     async def close(self) -> None:
         """Stop; a rotation that is not done is begun again when the next block is reserved."""
-        for task in list(self._tasks):
+        for task in list(self._tasks.values()):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
     async def _rotate(self, shard: Shard, key: Key) -> None:
         while True:
-            current = shard.store.find_key(key.key_id)
-            if current is None or current.primary_version != key.primary_version:
-                return  # rotated by somebody else meanwhile
             deadline = self._clock.monotonic() + TIMEOUT_SECONDS
             caller = Caller(PRINCIPAL, "", str(key.name), deadline, deadline - 1.0)
             try:
+                current = await shard.find_id(key.key_id)
+                if current is None or current.primary_version != key.primary_version:
+                    return  # rotated by somebody else meanwhile
                 await self._lifecycle.rotate_worn(caller, shard, key.name)
             except StrongroomError:
                 # Recorded where it can be; the version has 3 * 2^30 uses left to try again.

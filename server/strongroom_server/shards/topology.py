@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from strongroom.resource_names import AliasName, KeyName
-from strongroom_server.domain.keys import Key
-from strongroom_server.errors import KeyNotFoundError, WrongRegionError
+from strongroom_server.domain.keys import Key, KeyStorage
+from strongroom_server.errors import KeyNotFoundError, ShardUnavailableError, WrongRegionError
 from strongroom_server.ports import AuditTrail, HsmToken, KeyStore
 
 __all__ = ["Shard", "Topology"]
@@ -20,29 +20,45 @@ class Shard:
     """One region: its HSM token, its metadata store, its audit trail.
 
     `mutations` makes the changes of one server process linear: it is held from the check
-    of a request id to the commit.
+    of a request id to the commit. `storage` is where the material of new keys is kept
+    when their maker does not say.
     """
 
     region: str
     token: HsmToken
     store: KeyStore
     trail: AuditTrail
+    storage: KeyStorage = KeyStorage.RESIDENT
     mutations: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def find(self, name: KeyName | AliasName) -> Key:
+    async def find(self, name: KeyName | AliasName) -> Key:
         """Return the key behind a name of this shard.
 
         Raises:
             KeyNotFoundError: There is none.
+            ShardUnavailableError: The store cannot tell.
         """
         if isinstance(name, AliasName):
-            alias = self.store.find_alias(name)
-            key = None if alias is None else self.store.find_key(alias.key_id)
-        else:
-            key = self.store.find_key(name.key_id)
+            alias = await self.store.find_alias(name)
+            if alias is None:
+                raise KeyNotFoundError(str(name))
+            key = await self.find_id(alias.key_id)
+            if key is None:
+                # Aliases never dangle: a key that the metadata names is not "not found".
+                raise ShardUnavailableError(self.region, "the metadata store is damaged")
+            return key
+        key = await self.find_id(name.key_id)
         if key is None:
             raise KeyNotFoundError(str(name))
         return key
+
+    async def find_id(self, key_id: uuid.UUID) -> Key | None:
+        """Return the key with this id, from memory without a wait when it is there.
+
+        Raises:
+            ShardUnavailableError: The store cannot tell.
+        """
+        return self.store.cached_key(key_id) or await self.store.find_key(key_id)
 
 
 class Topology:
@@ -73,14 +89,19 @@ class Topology:
             raise WrongRegionError(region, self.regions)
         return shard
 
-    def owner_of(self, key_id: uuid.UUID) -> tuple[Shard, Key]:
+    async def owner_of(self, key_id: uuid.UUID) -> tuple[Shard, Key]:
         """Return the hosted shard that has a key with this id: for blobs without a name.
 
         Raises:
             KeyNotFoundError: No hosted shard has it.
+            ShardUnavailableError: A shard that might have it cannot tell.
         """
         for shard in self._shards.values():
-            key = shard.store.find_key(key_id)
+            key = shard.store.cached_key(key_id)
+            if key is not None:
+                return shard, key
+        for shard in self._shards.values():
+            key = await shard.store.find_key(key_id)
             if key is not None:
                 return shard, key
         raise KeyNotFoundError

@@ -15,40 +15,38 @@ from sqlalchemy import Connection, delete, insert, select, tuple_, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from strongroom.resource_names import KeyName
-from strongroom_server.domain.keys import Key, KeyVersionRef
-from strongroom_server.domain.rotation import MAX_USES
+from strongroom_server.domain.keys import Key, KeyStorage, KeyVersion
 from strongroom_server.errors import (
     AliasExistsError,
     EtagMismatchError,
-    KeyExhaustedError,
     KeyNotFoundError,
     RequestIdReusedError,
 )
-from strongroom_server.ports import (
+from strongroom_server.mutations import (
+    AddRoot,
     AddVersion,
     Change,
     CreateAlias,
     CreateKey,
     Mutation,
     RequestMemo,
+    RetireRoot,
     SetState,
 )
-from strongroom_server.store import digests, schema
-from strongroom_server.store.catalog import StoredAlias, StoredKey
-from strongroom_server.store.digests import StoreDamagedError
+from strongroom_server.store import digests, root_changes, schema
 from strongroom_server.store.draft_codec import encode_draft
+from strongroom_server.store.key_cache import StoredAlias, StoredKey
 from strongroom_server.store.micros import to_micros
+from strongroom_server.store.reading import read_key, read_meta
 from strongroom_server.store.rows import (
     ShardMeta,
-    read_key,
-    read_meta,
     to_alias_row,
     to_key_row,
     to_memo_row,
     to_version_row,
 )
 
-__all__ = ["MEMO_RETENTION", "apply_mutation", "delete_outbox", "reserve"]
+__all__ = ["MEMO_RETENTION", "apply_mutation", "count_change", "delete_outbox"]
 
 # Twice what the API promises: a wall clock that is set forward by less than a day does not
 # make a repeat into a second key.
@@ -59,16 +57,18 @@ _PURGE_ROWS: Final = 16
 
 def apply_mutation(
     connection: Connection, region: str, mutation: Mutation, *, now: datetime
-) -> tuple[int, StoredKey | StoredAlias]:
+) -> tuple[int, StoredKey | StoredAlias | None]:
     """Write a change, its audit record and its memo.
 
     Returns:
-        The outbox id of the record, and what the change left in the store.
+        The outbox id of the record, and the key or alias that the change left in the
+        store; None when it was about a wrapping root.
 
     Raises:
         RequestIdReusedError: The memo's request id is taken. Looked at first: a repeat of
             CreateAlias has to hear this and not that the alias exists.
-        EtagMismatchError: The key is not there in the expected revision.
+        EtagMismatchError: The key is not there in the expected revision; or a wrapping
+            root is not in a state that allows the change (`root_changes.py`).
         AliasExistsError: The alias exists.
         KeyNotFoundError: The alias' key does not exist.
         StoreDamagedError: What the change would build on is damaged.
@@ -76,7 +76,7 @@ def apply_mutation(
     """
     if mutation.memo is not None:
         _insert_memo(connection, mutation.memo, now=now)
-    meta = _count_change(connection, for_record=True)
+    meta = count_change(connection, for_record=True)
     result = _apply_change(connection, region, mutation.change, meta.change_number)
     draft = encode_draft(mutation.draft)
     connection.execute(
@@ -90,41 +90,6 @@ def apply_mutation(
     return meta.last_outbox_id, result
 
 
-def reserve(connection: Connection, region: str, ref: KeyVersionRef, uses: int) -> StoredKey:
-    """Add `uses` to a version's reserved uses.
-
-    The revision stays: a reservation is no change that a caller made or waits for.
-
-    Raises:
-        KeyExhaustedError: That would be more than 2^32 in all (SP 800-38D, 8.3).
-        StoreDamagedError: The version is not there, or damaged. Keys and versions are
-            never deleted.
-    """
-    stored = read_key(connection, region, ref.key_id)
-    if stored is None or not stored.key.has_version(ref.version):
-        raise StoreDamagedError(f"version {ref.version} of key {ref.key_id} is missing")
-    table = schema.key_versions.c
-    # In SQL, so that no stale number of any process can hand a use out twice.
-    total = connection.execute(
-        update(schema.key_versions)
-        .where(table.key_id == ref.key_id.bytes, table.number == ref.version)
-        .where(table.reserved_uses + uses <= MAX_USES)
-        .values(reserved_uses=table.reserved_uses + uses)
-        .returning(table.reserved_uses)
-    ).scalar_one_or_none()
-    if total is None:
-        raise KeyExhaustedError(str(stored.key.version_name(ref.version)))
-    versions = tuple(
-        dataclasses.replace(version, reserved_uses=total)
-        if version.number == ref.version
-        else version
-        for version in stored.key.versions
-    )
-    change_number = _count_change(connection, for_record=False).change_number
-    key = dataclasses.replace(stored.key, versions=versions)
-    return _update_key(connection, key, change_number, expected_revision=key.revision)
-
-
 def delete_outbox(connection: Connection, *, through: int) -> None:
     """Delete outbox rows up to and including an id."""
     connection.execute(delete(schema.outbox).where(schema.outbox.c.outbox_id <= through))
@@ -132,7 +97,7 @@ def delete_outbox(connection: Connection, *, through: int) -> None:
 
 def _apply_change(
     connection: Connection, region: str, change: Change, change_number: int
-) -> StoredKey | StoredAlias:
+) -> StoredKey | StoredAlias | None:
     match change:
         case CreateKey():
             return _create_key(connection, region, change.key, change_number)
@@ -145,6 +110,7 @@ def _apply_change(
             key = _expect_key(connection, region, change.key_id, change.expected_revision)
             if change.version.number <= key.versions[-1].number:
                 raise ValueError("a new version's number must be above all others")
+            _check_material(connection, region, key.storage, change.version)
             connection.execute(
                 insert(schema.key_versions), to_version_row(change.key_id, change.version)
             )
@@ -157,6 +123,12 @@ def _apply_change(
             )
         case CreateAlias():
             return _create_alias(connection, region, change, change_number)
+        case AddRoot():
+            root_changes.add(connection, region, change, change_number)
+            return None
+        case RetireRoot():
+            root_changes.retire(connection, region, change, change_number)
+            return None
     return _update_key(connection, changed, change_number, expected_revision=key.revision)
 
 
@@ -166,6 +138,8 @@ def _create_key(connection: Connection, region: str, key: Key, change_number: in
         raise ValueError("a new key must be of this region, its versions ascending")
     if not key.has_version(key.primary_version):
         raise ValueError("a new key must have its primary version")
+    for version in key.versions:
+        _check_material(connection, region, key.storage, version)
     connection.execute(insert(schema.keys), to_key_row(key, change_number))
     connection.execute(insert(schema.policies), {"key_id": key.key_id.bytes, "cedar": key.policy})
     connection.execute(
@@ -173,6 +147,15 @@ def _create_key(connection: Connection, region: str, key: Key, change_number: in
         [to_version_row(key.key_id, version) for version in key.versions],
     )
     return StoredKey(key, change_number)
+
+
+def _check_material(
+    connection: Connection, region: str, storage: KeyStorage, version: KeyVersion
+) -> None:
+    if (version.wrapped is not None) is not (storage is KeyStorage.WRAPPED):
+        raise ValueError("material is stored with the versions of wrapped keys, and only theirs")
+    if version.wrapped is not None:
+        root_changes.ensure_usable(connection, region, version.wrapped.root)
 
 
 def _create_alias(
@@ -215,7 +198,8 @@ def _update_key(
     return StoredKey(key, change_number)
 
 
-def _count_change(connection: Connection, *, for_record: bool) -> ShardMeta:
+def count_change(connection: Connection, *, for_record: bool) -> ShardMeta:
+    """Give this transaction its change number, and its record an outbox id."""
     meta = read_meta(connection)
     counted = dataclasses.replace(
         meta,

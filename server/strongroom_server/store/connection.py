@@ -88,11 +88,9 @@ class DatabaseThread:
     Work is done in the order in which it was given, one transaction each.
     """
 
-    def __init__(self, path: Path, *, writes: bool) -> None:
+    def __init__(self, path: Path, *, name: str, writes: bool) -> None:
         self._database = SqliteConnection(path, writes=writes)
-        self._executor = ThreadPoolExecutor(
-            max_workers=1, thread_name_prefix="store-writer" if writes else "store-reader"
-        )
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         self._closed = False
 
     async def run(

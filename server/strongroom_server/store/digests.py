@@ -3,7 +3,12 @@
 `PRAGMA integrity_check` sees broken structure, not a bit that flipped inside a value:
 ``DISABLED`` that became another text, a policy with one more principal, a use counter
 that went back. A key's digest covers the key, its policy and all its versions, so a row
-that was lost or swapped shows as well.
+that was lost or swapped shows as well. Material in the store is covered with its version.
+
+What is digested is as the first release had it, with more only where a row says more: a
+key in wrapped storage, and a version with wrapped material, have further fields. Rows of
+an older database keep their digests, and no row can pass for one of the other kind, for
+the number of fields differs.
 
 The digests are not keyed. They stop damage and careless edits; they do not stop somebody
 who may write the file and computes them anew. Against that stand the file's mode and the
@@ -16,8 +21,8 @@ import hashlib
 import json
 from typing import Final
 
-from strongroom_server.domain.keys import Alias, Key
-from strongroom_server.ports import RequestMemo
+from strongroom_server.domain.keys import Alias, Key, KeyStorage, KeyVersion
+from strongroom_server.mutations import RequestMemo, WrappingRoot
 from strongroom_server.store.micros import to_micros
 
 __all__ = [
@@ -28,6 +33,7 @@ __all__ = [
     "memo_digest",
     "meta_digest",
     "outbox_digest",
+    "root_digest",
 ]
 
 _JSON: Final = json.JSONEncoder(separators=(",", ":"))
@@ -65,7 +71,8 @@ def key_digest(key: Key, change_number: int) -> bytes:
         to_micros(key.update_time),
         key.revision,
         key.policy,
-        [[v.number, to_micros(v.create_time), v.reserved_uses] for v in key.versions],
+        [_version_fields(version) for version in key.versions],
+        *(() if key.storage is KeyStorage.RESIDENT else (key.storage,)),
     )
 
 
@@ -73,6 +80,13 @@ def alias_digest(alias: Alias, change_number: int) -> bytes:
     """Digest an alias."""
     return _digest(
         "alias", change_number, str(alias.name), alias.key_id.hex, to_micros(alias.create_time)
+    )
+
+
+def root_digest(region: str, root: WrappingRoot, change_number: int) -> bytes:
+    """Digest a wrapping root."""
+    return _digest(
+        "root", change_number, region, root.number, root.state, to_micros(root.create_time)
     )
 
 
@@ -97,6 +111,13 @@ def outbox_digest(outbox_id: int, draft: str) -> bytes:
 def meta_digest(*, region: str, change_number: int, last_outbox_id: int, create_time: int) -> bytes:
     """Digest the shard's own row."""
     return _digest("meta", region, change_number, last_outbox_id, create_time)
+
+
+def _version_fields(version: KeyVersion) -> list[object]:
+    fields: list[object] = [version.number, to_micros(version.create_time), version.reserved_uses]
+    if version.wrapped is not None:
+        fields += [version.wrapped.root, version.wrapped.wrapped.hex()]
+    return fields
 
 
 def _digest(*fields: object) -> bytes:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
-from strongroom_server.ports import AuditDraft
+from strongroom_server.mutations import AuditDraft
 from strongroom_server.store.micros import from_micros, to_micros
 
 __all__ = ["DraftFormatError", "decode_draft", "encode_draft"]

@@ -12,6 +12,7 @@ import sqlite3
 import stat
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -20,17 +21,46 @@ from sqlalchemy import Connection, insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from strongroom_server.errors import StartRefusedError
+from strongroom_server.mutations import WrappingRoot
 from strongroom_server.store import migrate, schema
+from strongroom_server.store.checking import check_all_rows, check_structure, marker_of
 from strongroom_server.store.connection import SqliteConnection
+from strongroom_server.store.database import CURE
 from strongroom_server.store.digests import StoreDamagedError
+from strongroom_server.store.key_cache import StoredAlias, StoredKey
 from strongroom_server.store.micros import to_micros
-from strongroom_server.store.rows import ShardMeta, Snapshot, read_changes, read_meta, read_outbox
+from strongroom_server.store.reading import (
+    StoreCounts,
+    count_rows,
+    read_meta,
+    read_outbox,
+    read_roots,
+)
+from strongroom_server.store.rows import ShardMeta
 
-__all__ = ["check", "create_if_absent", "load", "refusals", "upgrade_if_older"]
+__all__ = [
+    "Loaded",
+    "check_before_use",
+    "create_if_absent",
+    "forget_damage",
+    "is_to_be_checked_first",
+    "load",
+    "refusals",
+    "upgrade_if_older",
+]
 
-_SHOWN_FINDINGS: Final = 3
 _OUTBOX_ROWS: Final = 1000
-_RESTORE: Final = "stop every server of this shard and restore the database from a backup"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a store begins with."""
+
+    change_number: int
+    roots: tuple[WrappingRoot, ...]
+    counts: StoreCounts
+    keys: list[StoredKey]
+    aliases: list[StoredAlias]
 
 
 @contextlib.contextmanager
@@ -43,12 +73,12 @@ def refusals(path: Path) -> Iterator[None]:
             f"{path}: {exc}; start the release that it belongs to, or correct `store`"
         ) from exc
     except StoreDamagedError as exc:
-        raise StartRefusedError(f"{path}: {exc}; {_RESTORE}") from exc
+        raise StartRefusedError(f"{path}: {exc}; {CURE}") from exc
     except (SQLAlchemyError, sqlite3.Error) as exc:
         cause = exc.__cause__ or exc  # the driver's words, without the SQL
         raise StartRefusedError(
             f"{path}: cannot be read as a metadata database ({cause}); "
-            f"if it is not in use by another program, {_RESTORE}"
+            f"if it is not in use by another program, {CURE}"
         ) from exc
     except OSError as exc:
         raise StartRefusedError(
@@ -85,28 +115,41 @@ def create_if_absent(path: Path, region: str, *, now: datetime) -> None:
     if found.st_size == 0:
         # SQLite would take an empty file for an empty database: a shard without keys.
         raise StartRefusedError(
-            f"{path}: is empty; {_RESTORE}, or delete the file if the shard never had a key"
+            f"{path}: is empty; {CURE}, or delete the file if the shard never had a key"
         )
 
 
-def check(connection: Connection) -> None:
-    """Look at the file as SQLite sees it: structure, constraints, references.
+def is_to_be_checked_first(path: Path, *, up_to_bytes: int) -> bool:
+    """Say whether all of a database is looked at before the start, and not behind it.
 
-    Before anything is written to it. On a connection that cannot write.
+    A small one, for that takes no time; and one that damage was found in by an earlier run.
+    """
+    if marker_of(path).exists():
+        return True
+    files = (path, path.with_name(f"{path.name}-wal"))
+    return sum(file.stat().st_size for file in files if file.exists()) <= up_to_bytes
+
+
+def forget_damage(path: Path) -> None:
+    """Take the marker away: all of the database was checked and is whole."""
+    marker_of(path).unlink(missing_ok=True)
+
+
+def check_before_use(connection: Connection, *, whole: bool) -> None:
+    """Look at the file as SQLite sees it, before anything is written to it.
+
+    On a connection that cannot write. One whose schema has to be brought up to date is
+    looked at as a whole in any case: a migration must not build on damage.
 
     Raises:
         StoreDamagedError: It is damaged, or not as this program made it.
+        migrate.SchemaUnknownError: Its schema is newer than this program's, or not ours.
     """
     journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
     if journal != "wal":
         raise StoreDamagedError(f"its journal mode is {journal} and not wal")
-    found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
-    if list(found) != ["ok"]:
-        shown = "; ".join(str(finding) for finding in found[:_SHOWN_FINDINGS])
-        raise StoreDamagedError(f"is damaged ({shown})")
-    orphan = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
-    if orphan is not None:
-        raise StoreDamagedError(f"is damaged (a row of {orphan[0]} belongs to nothing)")
+    if whole or not migrate.is_current(connection):
+        check_structure(connection)
 
 
 def upgrade_if_older(connection: Connection) -> None:
@@ -121,8 +164,12 @@ def upgrade_if_older(connection: Connection) -> None:
         migrate.upgrade(connection)
 
 
-def load(connection: Connection, region: str) -> Snapshot:
-    """Read everything, with every digest checked, in one snapshot.
+def load(connection: Connection, region: str, *, whole: bool, keep: int) -> Loaded:
+    """Read what the start needs, in one snapshot.
+
+    Args:
+        whole: Check every row's digest.
+        keep: How many keys and aliases to keep of those read on the way.
 
     Raises:
         StartRefusedError: The database belongs to another region.
@@ -134,7 +181,17 @@ def load(connection: Connection, region: str) -> Snapshot:
             f"the database belongs to region {meta.region}, not {region}; correct `store`"
         )
     _check_outbox(connection, meta)
-    return read_changes(connection, region, since=0)
+    keys: list[StoredKey] = []
+    aliases: list[StoredAlias] = []
+    if whole:
+        keys, aliases = check_all_rows(connection, region, keep=keep)
+    return Loaded(
+        change_number=meta.change_number,
+        roots=read_roots(connection, region),
+        counts=count_rows(connection),
+        keys=keys,
+        aliases=aliases,
+    )
 
 
 def _check_outbox(connection: Connection, meta: ShardMeta) -> None:

@@ -1,10 +1,11 @@
 """The tables of one shard's metadata, as SQLAlchemy Core sees them.
 
-    shard_meta   one row: whose database this is, and its counters
-    keys         one row per key; policies and key_versions belong to it
-    aliases      second names of keys
-    request_ids  first answers to request ids
-    outbox       audit records committed with their change, on their way to the spool
+    shard_meta      one row: whose database this is, and its counters
+    keys            one row per key; policies and key_versions belong to it
+    aliases         second names of keys
+    wrapping_roots  the roots that wrapped versions lie under
+    request_ids     first answers to request ids
+    outbox          audit records committed with their change, on their way to the spool
 
 Conventions: times are microseconds since 1970 (`micros.py`), key ids the 16 bytes of the
 UUID. `change_number` is the shard's change counter at the row's last change, so that
@@ -27,6 +28,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    text,
 )
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "policies",
     "request_ids",
     "shard_meta",
+    "wrapping_roots",
 ]
 
 metadata: Final = MetaData()
@@ -75,8 +78,11 @@ keys: Final = Table(
     Column("revision", Integer, nullable=False),
     Column("change_number", Integer, nullable=False),
     Column("digest", LargeBinary, nullable=False),
+    Column("storage", Text, nullable=False, server_default=text("'RESIDENT'")),
     CheckConstraint("length(key_id) = 16", name="keys_key_id_is_uuid"),
     Index("keys_by_change", "change_number"),
+    Index("keys_by_age", "create_time", "key_id"),  # for pages of lists
+    Index("keys_by_state", "state"),  # for counting
     sqlite_strict=True,
 )
 
@@ -87,12 +93,31 @@ key_versions: Final = Table(
     Column("number", Integer, nullable=False),
     Column("create_time", Integer, nullable=False),
     Column("reserved_uses", Integer, nullable=False),
+    # Both NULL for a resident version (docs/formats/wrapped-material-v1.md).
+    Column(
+        "wrapped_root",
+        Integer,
+        CheckConstraint("wrapped_root BETWEEN 1 AND 4294967295", name="key_versions_root_is_u32"),
+    ),
+    Column(
+        "wrapped",
+        LargeBinary,
+        CheckConstraint(
+            "(wrapped IS NULL) = (wrapped_root IS NULL)", name="key_versions_wrapped_has_root"
+        ),
+    ),
     PrimaryKeyConstraint("key_id", "number"),
     # The number has 4 bytes in a ciphertext blob (docs/formats/ciphertext-blob-v1.md).
     CheckConstraint("number BETWEEN 1 AND 4294967295", name="key_versions_number_is_u32"),
     # SP 800-38D, 8.3: no process and no race gets past 2^32 uses.
     CheckConstraint(
         "reserved_uses BETWEEN 0 AND 4294967296", name="key_versions_uses_within_limit"
+    ),
+    # Finds what a rotation of the root has yet to wrap again.
+    Index(
+        "key_versions_by_root",
+        "wrapped_root",
+        sqlite_where=text("wrapped_root IS NOT NULL"),
     ),
     sqlite_strict=True,
 )
@@ -115,6 +140,18 @@ aliases: Final = Table(
     Column("digest", LargeBinary, nullable=False),
     Index("aliases_by_change", "change_number"),
     Index("aliases_by_key", "key_id"),
+    sqlite_strict=True,
+)
+
+wrapping_roots: Final = Table(
+    "wrapping_roots",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("state", Text, nullable=False),
+    Column("create_time", Integer, nullable=False),
+    Column("change_number", Integer, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    CheckConstraint("number BETWEEN 1 AND 4294967295", name="wrapping_roots_number_is_u32"),
     sqlite_strict=True,
 )
 

@@ -1,46 +1,44 @@
-"""The metadata store of one shard: a SQLite file on disk, and a catalog in memory.
+"""The metadata store of one shard: a SQLite file on disk, and what is used often in memory.
 
-Two threads beside the event loop, each with a connection of its own: the writer runs
-every transaction that changes something, one after the other; the reader looks for other
-processes' changes and answers what is not in memory. The event loop owns the catalog and
-never waits for the disk.
+The event loop owns what is in memory and never waits for the disk: `database.py` has the
+threads, `key_reads.py` what is read on a miss, `following.py` other processes' changes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Self, TypeVar
-
-import structlog
-from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from typing import Final, Self
 
 from strongroom.resource_names import AliasName
-from strongroom_server.domain.keys import Alias, Key, KeyVersionRef
+from strongroom_server.domain.keys import Alias, Key, KeyMaterial, KeyVersionRef
 from strongroom_server.errors import ShardUnavailableError
-from strongroom_server.ports import Clock, Mutation, OutboxRow, RequestMemo
-from strongroom_server.store import changes, opening, rows
-from strongroom_server.store.catalog import Catalog, StoreCounts, StoredAlias, StoredKey
-from strongroom_server.store.connection import DatabaseClosedError, DatabaseThread
-from strongroom_server.store.digests import StoreDamagedError
+from strongroom_server.mutations import (
+    Mutation,
+    OutboxRow,
+    RequestMemo,
+    RewrappedVersion,
+    WrappingRoot,
+)
+from strongroom_server.ports import Clock
+from strongroom_server.store import changes, opening, reading, version_changes
+from strongroom_server.store.checking import BackgroundCheck
+from strongroom_server.store.counting import RowCounter
+from strongroom_server.store.database import ShardDatabase
+from strongroom_server.store.following import Follower
+from strongroom_server.store.key_cache import DEFAULT_KEY_CACHE_KEYS, StoredAlias, StoredKey
+from strongroom_server.store.memory import ShardMemory
+from strongroom_server.store.reading import StoreCounts
+from strongroom_server.store.reservations import Reservations
+from strongroom_server.store.unseen import Changed
 
 __all__ = ["SqliteKeyStore"]
 
-POLL_SECONDS: Final = 0.25
-# A disabled key must be refused everywhere within a second: when the database cannot be
-# asked for so long, memory may not be believed any more.
-STALE_AFTER_ERRORS_SECONDS: Final = 1.0
-# The same without an error, when a poll hangs or this process was stopped. Longer, so that
-# a busy machine alone refuses nothing.
-STALE_SECONDS: Final = 3.0
-
-_T = TypeVar("_T")
-_log = structlog.get_logger(__name__)
+CHECK_BEFORE_START_BYTES: Final = 64 * 2**20
+"""A database up to this size is checked as a whole before the start, in about a second."""
 
 
 class SqliteKeyStore:
@@ -51,29 +49,43 @@ class SqliteKeyStore:
 
     def __init__(
         self,
-        region: str,
-        catalog: Catalog,
+        database: ShardDatabase,
+        loaded: opening.Loaded,
         *,
         clock: Clock,
-        writer: DatabaseThread,
-        reader: DatabaseThread,
-        change_number: int,
+        key_cache_keys: int,
+        check: BackgroundCheck | None,
     ) -> None:
-        self._region = region
-        self._catalog = catalog
+        self._database = database
         self._clock = clock
-        self._writer = writer
-        self._reader = reader
-        self._listeners: list[Callable[[uuid.UUID], None]] = []
-        # Every change up to this number, of any process, is in the catalog.
-        self._seen = change_number
-        self._polling: asyncio.Task[None] | None = None
-        self._polled_at = clock.monotonic()
-        self._poll_failed = False
+        self._memory = ShardMemory(database, limit=key_cache_keys, roots=loaded.roots)
+        self._counter = RowCounter(database, loaded.counts)
+        self._reservations = Reservations(database, on_stored=self._memory.replace_keys)
+        self._follower = Follower(
+            database, clock=clock, since=loaded.change_number, take_over=self._take_over
+        )
+        self._check = check
+        for key in loaded.keys:
+            self._memory.cache.put_key(key)
+        for alias in loaded.aliases:
+            self._memory.cache.put_alias(alias)
 
     @classmethod
-    async def open(cls, path: Path, region: str, *, clock: Clock) -> Self:
-        """Open the shard's database, made anew when there is none, and load it.
+    async def open(
+        cls,
+        path: Path,
+        region: str,
+        *,
+        clock: Clock,
+        key_cache_keys: int = DEFAULT_KEY_CACHE_KEYS,
+        check_before_start_bytes: int = CHECK_BEFORE_START_BYTES,
+    ) -> Self:
+        """Open the shard's database, made anew when there is none.
+
+        Args:
+            key_cache_keys: How many keys, and as many aliases, are kept in memory.
+            check_before_start_bytes: Up to this size all of it is checked before this
+                returns; above it, in the background from `start_polling` on.
 
         Raises:
             StartRefusedError: It is damaged, of another region, of a later program, or
@@ -84,86 +96,157 @@ class SqliteKeyStore:
             await loop.run_in_executor(
                 None, lambda: opening.create_if_absent(path, region, now=clock.now())
             )
-        writer = DatabaseThread(path, writes=True)
-        reader = DatabaseThread(path, writes=False)
+            whole = opening.is_to_be_checked_first(path, up_to_bytes=check_before_start_bytes)
+        database = ShardDatabase(path, region)
         try:
             with opening.refusals(path):
-                await reader.run(opening.check)
-                await writer.run(opening.upgrade_if_older)
-                snapshot = await reader.run(lambda found: opening.load(found, region))
+                await database.reader.run(
+                    lambda found: opening.check_before_use(found, whole=whole)
+                )
+                await database.writer.run(opening.upgrade_if_older)
+                loaded = await database.reader.run(
+                    lambda found: opening.load(found, region, whole=whole, keep=key_cache_keys)
+                )
+                if whole:
+                    opening.forget_damage(path)
         except BaseException:  # whatever it is, the threads must not stay; re-raised
-            await writer.close()
-            await reader.close()
+            await database.close()
             raise
-        catalog = Catalog()
-        for key in snapshot.keys:
-            catalog.put_key(key)
-        for alias in snapshot.aliases:
-            catalog.put_alias(alias)
-        return cls(
-            region,
-            catalog,
-            clock=clock,
-            writer=writer,
-            reader=reader,
-            change_number=snapshot.change_number,
-        )
+
+        def found_damage(damage: str) -> None:
+            database.damage = damage
+
+        check = None if whole else BackgroundCheck(path, region, found=found_damage)
+        return cls(database, loaded, clock=clock, key_cache_keys=key_cache_keys, check=check)
 
     def on_change(self, callback: Callable[[uuid.UUID], None]) -> None:
-        """Call `callback` with the id of every key that is new or has a new revision.
+        """Call `callback` with the id of every key that was changed, or dropped from memory.
 
-        On the event loop, after the catalog has the change. It must not raise.
+        Those that another process changed are told if they were in memory, whatever it was
+        that changed. On the event loop, after memory has the change. It must not raise.
         """
-        self._listeners.append(callback)
+        self._memory.on_change(callback)
 
     def start_polling(self) -> None:
-        """Begin to follow other processes; from here on stale reads are refused."""
-        if self._polling is None:
-            self._polled_at = self._clock.monotonic()
-            self._polling = asyncio.get_running_loop().create_task(self._poll())
+        """Begin what goes on behind the calls; from here on stale reads are refused.
+
+        That is following other processes, counting, and the check of a database that was
+        too large to be checked before the start.
+        """
+        self._follower.start()
+        if self._check is not None:
+            self._check.start()
+        self._counter.start()
 
     async def close(self) -> None:
         """Finish what was begun, stop polling, close the database. Idempotent."""
-        polling, self._polling = self._polling, None
-        if polling is not None:
-            polling.cancel()
-            await asyncio.wait([polling])
-        await self._writer.close()
-        await self._reader.close()
+        await self._follower.stop()
+        await self._counter.stop()
+        if self._check is not None:
+            await self._check.stop()
+        await self._reservations.close()
+        await self._database.close()
 
     @property
     def is_current(self) -> bool:
-        """Whether memory has what other processes committed a second ago; for readiness."""
-        if self._polling is None:
-            return True
-        age_seconds = self._clock.monotonic() - self._polled_at
-        return age_seconds <= (STALE_AFTER_ERRORS_SECONDS if self._poll_failed else STALE_SECONDS)
+        """Whether memory has what other processes committed a second ago; for readiness.
+
+        False for good once damage was found.
+        """
+        return self._database.damage is None and self._follower.is_current
+
+    @property
+    def is_checking(self) -> bool:
+        """Whether the whole of the database is still being checked, behind the calls."""
+        return self._check is not None and self._check.is_running
 
     def counts(self) -> StoreCounts:
-        """Return how much there is, for metrics; constant time."""
-        return self._catalog.counts()
+        """Return how much there was some seconds ago, for metrics; constant time."""
+        return self._counter.counts
 
-    def find_key(self, key_id: uuid.UUID) -> Key | None:
-        """Return a key with all its versions."""
-        self._ensure_current()
-        return self._catalog.find_key(key_id)
+    async def recount(self) -> StoreCounts:
+        """Count now.
 
-    def find_alias(self, name: AliasName) -> Alias | None:
-        """Return an alias."""
-        self._ensure_current()
-        return self._catalog.find_alias(name)
+        Raises:
+            ShardUnavailableError: The database does not answer.
+        """
+        return await self._counter.count()
 
-    def list_keys(self, *, after: tuple[datetime, uuid.UUID] | None) -> Sequence[Key]:
-        """Return keys by ascending (create_time, key_id), from beyond `after`; no copy."""
+    def cached_key(self, key_id: uuid.UUID) -> Key | None:
+        """Return a key when it is in memory: the hot path."""
         self._ensure_current()
-        return self._catalog.list_keys(after=after)
+        return self._memory.cache.key(key_id)
+
+    async def find_key(self, key_id: uuid.UUID) -> Key | None:
+        """Return a key with all its versions, from memory or the database."""
+        self._ensure_current()
+        key = self._memory.cache.key(key_id)
+        if key is None:
+            with self._database.answering():
+                key = await self._memory.reads.key(key_id)
+        return key
+
+    async def find_alias(self, name: AliasName) -> Alias | None:
+        """Return an alias, from memory or the database."""
+        self._ensure_current()
+        alias = self._memory.cache.alias(name)
+        if alias is None:
+            with self._database.answering():
+                alias = await self._memory.reads.alias(name)
+        return alias
+
+    async def list_keys(
+        self, *, after: tuple[datetime, uuid.UUID] | None, limit: int
+    ) -> Sequence[Key]:
+        """Return keys by ascending (create_time, key_id); they do not enter the cache."""
+        self._ensure_current()
+        region = self._database.region
+        with self._database.answering():
+            found = await self._database.reader.run(
+                lambda connection: reading.read_keys_after(
+                    connection, region, after=after, limit=limit
+                )
+            )
+        return [stored.key for stored in found]
+
+    async def list_roots(self) -> Sequence[WrappingRoot]:
+        """Return the wrapping roots; from memory until one changes."""
+        self._ensure_current()
+        with self._database.answering():
+            return await self._memory.roots()
+
+    async def stale_versions(self, root: int, *, limit: int) -> Sequence[KeyMaterial]:
+        """Return versions under another root than `root`; see ports.KeyStore."""
+        region = self._database.region
+        with self._database.answering():
+            return await self._database.reader.run(
+                lambda connection: reading.read_stale(connection, region, root=root, limit=limit)
+            )
+
+    async def count_stale_versions(self, root: int) -> int:
+        """Count the versions under another root than `root`; by its index."""
+        with self._database.answering():
+            return await self._database.scanner.run(
+                lambda connection: reading.count_stale(connection, root=root)
+            )
+
+    async def replace_wrapped(self, versions: Sequence[RewrappedVersion]) -> int:
+        """Put re-wrapped materials in the place of the old ones; see ports.KeyStore."""
+        self._database.ensure_whole()
+        region = self._database.region
+        with self._database.answering():
+            replaced, _ = await self._database.writer.run(
+                lambda connection: version_changes.replace_wrapped(connection, region, versions),
+                then=lambda result: self._memory.replace_keys(result[1]),
+            )
+        return replaced
 
     async def find_memo(self, principal: str, method: str, request_id: str) -> RequestMemo | None:
         """Return the memo of a request id; from the database, so of any process."""
-        return await self._run(
-            self._reader,
-            lambda connection: rows.read_memo(connection, principal, method, request_id),
-        )
+        with self._database.answering():
+            return await self._database.reader.run(
+                lambda connection: reading.read_memo(connection, principal, method, request_id)
+            )
 
     async def commit(self, mutation: Mutation) -> int:
         """Commit a change with its record and memo; see ports.KeyStore.
@@ -174,12 +257,13 @@ class SqliteKeyStore:
         Raises:
             KeyNotFoundError: The alias' key does not exist.
         """
-        now = self._clock.now()
-        outbox_id, _ = await self._run(
-            self._writer,
-            lambda connection: changes.apply_mutation(connection, self._region, mutation, now=now),
-            then=lambda result: self._put(result[1]),
-        )
+        self._database.ensure_whole()
+        region, now = self._database.region, self._clock.now()
+        with self._database.answering():
+            outbox_id, _ = await self._database.writer.run(
+                lambda connection: changes.apply_mutation(connection, region, mutation, now=now),
+                then=lambda result: self._put(result[1]),
+            )
         return outbox_id
 
     async def reserve_uses(self, ref: KeyVersionRef, uses: int) -> int:
@@ -190,26 +274,24 @@ class SqliteKeyStore:
         """
         if uses < 1:
             raise ValueError("at least one use has to be reserved")
-        stored = await self._run(
-            self._writer,
-            lambda connection: changes.reserve(connection, self._region, ref, uses),
-            then=self._put,
-        )
-        return next(v.reserved_uses for v in stored.key.versions if v.number == ref.version)
+        self._database.ensure_whole()
+        with self._database.answering():
+            return await self._reservations.reserve(ref, uses)
 
     async def outbox_after(self, outbox_id: int, limit: int) -> list[OutboxRow]:
         """Return outbox rows; see ports.Outbox."""
-        return await self._run(
-            self._reader,
-            lambda connection: rows.read_outbox(connection, after=outbox_id, limit=limit),
-        )
+        with self._database.answering():
+            return await self._database.reader.run(
+                lambda connection: reading.read_outbox(connection, after=outbox_id, limit=limit)
+            )
 
     async def delete_outbox_through(self, outbox_id: int) -> None:
         """Delete outbox rows that the spool holds; see ports.Outbox."""
-        await self._run(
-            self._writer,
-            lambda connection: changes.delete_outbox(connection, through=outbox_id),
-        )
+        self._database.ensure_whole()
+        with self._database.answering():
+            await self._database.writer.run(
+                lambda connection: changes.delete_outbox(connection, through=outbox_id)
+            )
 
     async def last_outbox_id(self) -> int:
         """Return the highest outbox id ever given out, 0 when none was.
@@ -218,68 +300,26 @@ class SqliteKeyStore:
         next ids would be taken for repeats and their records dropped. Such a shard must
         not start.
         """
-        meta = await self._run(self._reader, rows.read_meta)
+        with self._database.answering():
+            meta = await self._database.reader.run(reading.read_meta)
         return meta.last_outbox_id
 
     async def refresh(self) -> None:
         """Take over what other processes have committed so far."""
-        since = self._seen
-        started_at = self._clock.monotonic()
-        await self._run(
-            self._reader,
-            lambda connection: rows.read_unseen(connection, self._region, since=since),
-            then=self._take_over,
-        )
-        self._polled_at = started_at
+        await self._follower.refresh()
 
-    async def _poll(self) -> None:
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
-            try:
-                await self.refresh()
-            except ShardUnavailableError as exc:
-                if not self._poll_failed:
-                    _log.warning("store_poll_failed", region=self._region, error=str(exc.__cause__))
-                self._poll_failed = True
-            except Exception:
-                # Without the poll, reads are refused from now on: somebody has to know why.
-                _log.exception("store_poll_ended", region=self._region)
-                raise
-            else:
-                self._poll_failed = False
+    def _take_over(self, changed: Changed) -> None:
+        self._memory.take_over(changed)
+        if changed.keys or changed.aliases or not changed.is_complete:
+            self._counter.outdate()
 
-    def _take_over(self, snapshot: rows.Snapshot | None) -> None:
-        if snapshot is None:
-            return
-        for alias in snapshot.aliases:
-            self._put(alias)
-        for key in snapshot.keys:
-            self._put(key)
-        self._seen = max(self._seen, snapshot.change_number)
-
-    def _put(self, stored: StoredKey | StoredAlias) -> None:
-        if isinstance(stored, StoredAlias):
-            self._catalog.put_alias(stored)
-        elif self._catalog.put_key(stored):
-            for callback in self._listeners:
-                callback(stored.key.key_id)
+    def _put(self, stored: StoredKey | StoredAlias | None) -> None:
+        self._memory.put(stored)
+        self._counter.outdate()
 
     def _ensure_current(self) -> None:
-        if not self.is_current:
-            raise ShardUnavailableError(self._region, "the metadata store cannot be followed")
-
-    async def _run(
-        self,
-        thread: DatabaseThread,
-        work: Callable[[Connection], _T],
-        *,
-        then: Callable[[_T], None] | None = None,
-    ) -> _T:
-        try:
-            return await thread.run(work, then=then)
-        except StoreDamagedError as exc:
-            raise ShardUnavailableError(self._region, "the metadata store is damaged") from exc
-        except DatabaseClosedError as exc:
-            raise ShardUnavailableError(self._region, "the metadata store is closed") from exc
-        except (SQLAlchemyError, sqlite3.Error) as exc:
-            raise ShardUnavailableError(self._region, "the metadata store does not answer") from exc
+        self._database.ensure_whole()
+        if not self._follower.is_current:
+            raise ShardUnavailableError(
+                self._database.region, "the metadata store cannot be followed"
+            )
