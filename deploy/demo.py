@@ -24,6 +24,7 @@ from strongroom_client import GeneratedDataKey, KmsClient, StrongroomError, load
 from strongroom_server.cli.dev_fleet import Fleet
 from strongroom_server.cli.dev_layout import Layout
 from strongroom_server.config import load_config
+from strongroom_server.hsm.ck_mechanisms import CKO_SECRET_KEY
 from strongroom_server.hsm.token import TokenSession
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,16 +151,20 @@ def show_hsm(demo: Demo) -> None:
         str(shard.module), shard.token_label, shard.pin_file.read_text(encoding="ascii").strip()
     )
     names = ("SENSITIVE", "EXTRACTABLE", "ALWAYS_SENSITIVE", "NEVER_EXTRACTABLE", "PRIVATE")
-    keys = session.find_aes_keys()
+    keys = session.find({"CLASS": CKO_SECRET_KEY})
     for key in keys:
         shown = session.attributes(key, names)
-        print("      " + "  ".join(f"{name}={shown[name]}" for name in names))
+        print("      " + "  ".join(f"{name}={shown[name]!r}" for name in names))
         require(
             shown["SENSITIVE"] is True and shown["EXTRACTABLE"] is False,
             "its value cannot be read by anybody",
         )
     require(len(keys) == 1, "the token holds one key")
     session.close()
+    demo.run(
+        *("hsm", "doctor", "--config", str(demo.layout.server_config("eu-1")), "--quick"),
+        lines=8,
+    )
 
 
 def refusals(demo: Demo) -> None:

@@ -33,12 +33,13 @@ from strongroom_server.audit.outbox import ShardAuditTrail
 from strongroom_server.audit.record import new_record_id
 from strongroom_server.audit.spool import Spool
 from strongroom_server.config import Config, ShardConfig
+from strongroom_server.domain.keys import KeyStorage
 from strongroom_server.errors import StartRefusedError
 from strongroom_server.hsm.pool import SessionPool, SessionPoolSettings
 from strongroom_server.ops.health import ReadinessCheck, build_ops_server
 from strongroom_server.ops.logging import configure_logging
 from strongroom_server.ops.metrics import Metrics
-from strongroom_server.ops.observers import HsmObserver, RpcObserver
+from strongroom_server.ops.observers import HsmObserver, RootObserver, RpcObserver
 from strongroom_server.rpc.audit_service import AuditService
 from strongroom_server.rpc.credentials import CredentialFiles, ReloadingCredentials
 from strongroom_server.rpc.interceptors import Pipeline
@@ -49,6 +50,8 @@ from strongroom_server.services.crypto import CryptoService
 from strongroom_server.services.key_access import KeyAccess
 from strongroom_server.services.lifecycle import LifecycleService
 from strongroom_server.services.records import Recorder
+from strongroom_server.services.rewrap import RootRotation
+from strongroom_server.services.root_book import RootBook
 from strongroom_server.services.rotation_by_use import RotationByUse
 from strongroom_server.services.use_counters import UseCounters
 from strongroom_server.shards.topology import Shard, Topology
@@ -162,7 +165,9 @@ async def _open_shard(
 ) -> AsyncIterator[_OpenShard]:
     """Open store, spool and HSM of a region; close them in the opposite order."""
     async with contextlib.AsyncExitStack() as stack:
-        store = await SqliteKeyStore.open(config.store, config.region, clock=clock)
+        store = await SqliteKeyStore.open(
+            config.store, config.region, clock=clock, key_cache_keys=config.key_cache_keys
+        )
         stack.push_async_callback(store.close)
         store.start_polling()
         spool = await Spool.open(
@@ -188,6 +193,10 @@ async def _open_shard(
                 pin_file=config.pin_file,
                 sessions=config.sessions,
                 verify_after_encrypt=config.verify_after_encrypt,
+                module_parameters=config.module_parameters,
+                unwrapped_keys=config.unwrapped_keys,
+                recycle_after_unwraps=config.recycle_after_unwraps,
+                needs_wrap=config.default_storage == "wrapped",
             ),
             clock=clock,
             observer=HsmObserver(metrics.shard(config.region)),
@@ -195,7 +204,9 @@ async def _open_shard(
         stack.push_async_callback(pool.close, HSM_GRACE_SECONDS)
         await pool.start()
         metrics.shard(config.region).set_spool_limit(config.spool_limit_bytes)
-        yield _OpenShard(Shard(config.region, pool, store, trail), pool, store, spool)
+        storage = KeyStorage(config.default_storage.upper())
+        shard = Shard(config.region, pool, store, trail, storage)
+        yield _OpenShard(shard, pool, store, spool)
 
 
 def _build_services(
@@ -220,9 +231,14 @@ def _build_services(
         topology=topology,
         authorization=authorization,
         recorder=recorder,
+        roots=RootBook(recorder=recorder, clock=clock),
         clock=clock,
         new_key_id=uuid.uuid4,
     )
+    for opened in shards:
+        region = opened.shard.region
+        roots = RootRotation(opened.shard, recorder, clock, RootObserver(metrics.shard(region)))
+        stack.push_async_callback(_end, asyncio.create_task(roots.run(), name=f"roots-{region}"))
     rotation = RotationByUse(lifecycle=lifecycle, clock=clock)
     crypto = CryptoService(
         topology=topology,
@@ -239,7 +255,7 @@ def _build_services(
         on_expiry=metrics.certificate_expires,
     )
     watcher = asyncio.create_task(credentials.watch(), name="tls-files")
-    stack.callback(watcher.cancel)
+    stack.push_async_callback(_end, watcher)
     server = GrpcServer(
         pipeline=Pipeline(
             clock=clock,
@@ -258,6 +274,12 @@ def _build_services(
         with_reflection=config.server.reflection,
     )
     return server, rotation
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel a task that runs for ever, and wait until it has let go of what it used."""
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _build_metrics(config: Config, clock: SystemClock) -> Metrics:

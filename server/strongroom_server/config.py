@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
@@ -134,12 +134,41 @@ class ShardConfig(_Section):
         default_factory=dict,
         description="environment of the HSM workers, such as SOFTHSM2_CONF; never secrets",
     )
+    module_parameters: Annotated[str, Field(max_length=1024, pattern=r"^[\x20-\x7e]*$")] = Field(
+        "",
+        description="LibraryParameters of C_Initialize, which few modules need (NSS does); "
+        "never secrets",
+    )
     token_label: Annotated[str, Field(min_length=1, max_length=32)] = Field(
         description="label of the token (CKA_LABEL of the slot's token, at most 32 characters)"
     )
     pin_file: Path = Field(description="file with the user PIN and nothing else, mode 0600")
     sessions: int = Field(2, ge=1, le=64, description="HSM worker processes, one session each")
+    recycle_after_unwraps: int = Field(
+        100_000,
+        ge=0,
+        description="a worker is replaced after so many unwraps, for modules that leak; 0: never",
+    )
+    default_storage: Literal["resident", "wrapped"] = Field(
+        "resident",
+        description="where the material of new keys is kept when CreateKey does not say: resident, "
+        "an object in the HSM for each version; wrapped, in the store, wrapped by a root in the "
+        "HSM (formats/wrapped-material-v1.md)",
+    )
+    unwrapped_keys: int = Field(
+        1000,
+        ge=16,
+        le=100_000,
+        description="wrapped keys that one worker keeps unwrapped in the HSM, those used last; "
+        "they are session objects: see what the HSM has room for",
+    )
     store: Path = Field(description="SQLite database of the shard's metadata")
+    key_cache_keys: int = Field(
+        10_000,
+        ge=100,
+        description="keys whose metadata is kept in memory, those used last; the others are read "
+        "from the store",
+    )
     spool: Path = Field(description="directory of the shard's audit spool")
     spool_limit_bytes: int = Field(
         256 * 2**20,

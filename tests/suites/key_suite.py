@@ -22,6 +22,7 @@ from strongroom_client import (
     KeyNotFoundError,
     KeySpec,
     KeyState,
+    KeyStorage,
     KeyUsage,
     RequestIdReusedError,
     WrongRegionError,
@@ -55,6 +56,44 @@ class KeySuite:
         assert key.creator.startswith("spiffe://")
         assert key.create_time == key.update_time
         assert kms.client.get_key(key.name) == key
+
+    def test_a_key_is_kept_where_it_was_asked_to_be(self, kms: KmsUnderTest) -> None:
+        """Resident and wrapped keys say so, rotate, and decrypt with all their versions."""
+        region = kms.regions[0]
+        for storage in (KeyStorage.RESIDENT, KeyStorage.WRAPPED):
+            request_id = str(uuid.uuid4())
+            key = kms.client.create_key(region, storage=storage, request_id=request_id)
+            assert key.storage is storage
+            assert kms.client.get_key(key.name).storage is storage
+            again = kms.client.create_key(region, storage=storage, request_id=request_id)
+            assert again == key
+            first = kms.client.encrypt(key.name, b"one", encryption_context=CONTEXT)
+            assert kms.client.rotate_key(key.name).key.storage is storage
+            second = kms.client.encrypt(key.name, b"two", encryption_context=CONTEXT)
+            for sealed, plaintext in ((first, b"one"), (second, b"two")):
+                opened = kms.client.decrypt(key.name, sealed.ciphertext, encryption_context=CONTEXT)
+                assert (opened.plaintext, opened.key_version) == (plaintext, sealed.key_version)
+
+    def test_storage_is_the_default_unless_said(self, kms: KmsUnderTest) -> None:
+        """A key made without a word on storage is resident, the default of these shards."""
+        assert _new_key(kms).storage is KeyStorage.RESIDENT
+
+    def test_the_storage_of_a_request_id_cannot_change(self, kms: KmsUnderTest) -> None:
+        """The same request id with another storage is another request."""
+        region, request_id = kms.regions[0], str(uuid.uuid4())
+        kms.client.create_key(region, storage=KeyStorage.RESIDENT, request_id=request_id)
+        with pytest.raises(RequestIdReusedError):
+            kms.client.create_key(region, storage=KeyStorage.WRAPPED, request_id=request_id)
+
+    def test_unknown_storage_is_refused(self, kms: KmsUnderTest) -> None:
+        """A number that no storage has is ARGUMENT_INVALID, and so is UNKNOWN in the SDK."""
+        region = kms.regions[0]
+        request = rpc.CreateKeyRequest(parent=f"regions/{region}")
+        request.ParseFromString(request.SerializeToString() + b"\x40\x63")  # field 8 = 99
+        with pytest.raises(ArgumentInvalidError):
+            kms.raw(region, "CreateKey", request)
+        with pytest.raises(ArgumentInvalidError):
+            kms.client.create_key(region, storage=KeyStorage.UNKNOWN)
 
     def test_every_answer_carries_its_receipt(self, kms: KmsUnderTest) -> None:
         """One receipt per record: one for a call, two for ReEncrypt, one for a refusal."""

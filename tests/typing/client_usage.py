@@ -16,6 +16,7 @@ from strongroom_client import (
     EnvelopeClient,
     Key,
     KeyDisabledError,
+    KeyStorage,
     KeyVersion,
     KmsClient,
     OpenedEnvelope,
@@ -34,6 +35,7 @@ def use_keys(path: Path) -> None:
         key = kms.create_key("eu-1", description="orders")
         assert_type(key, Key)
         assert_type(key.receipts, tuple[Receipt, ...])
+        assert_type(kms.create_key("eu-1", storage=KeyStorage.WRAPPED).storage, KeyStorage)
         for version in kms.list_key_versions(key.name):
             assert_type(version, KeyVersion)
         made = kms.encrypt(key.name, b"secret", encryption_context={"order": "17"})
@@ -79,4 +81,5 @@ def refused_by_the_types(envelopes: EnvelopeClient, kms: KmsClient) -> None:
     envelopes.encrypt(b"x")  # type: ignore[call-arg] # the context is never optional
     envelopes.decrypt(b"x", {})  # type: ignore[call-arg] # and never positional
     envelopes.decrypt(b"x", encryption_context=ANY_CONTEXT)  # type: ignore[arg-type] # it would be lost
+    kms.create_key("eu-1", storage="wrapped")  # type: ignore[arg-type] # the enum, not its text
     kms.encrypt("key", "text", encryption_context={})  # type: ignore[arg-type] # bytes, not text

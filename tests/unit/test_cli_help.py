@@ -40,15 +40,23 @@ LEAVES = (
     *(("keys", v) for v in ("create", "list", "show", "rotate", "enable", "disable", "versions")),
     ("aliases", "create"),
     ("aliases", "show"),
+    *(("hsm", v) for v in ("doctor", "audit", "reconcile", "roots", "rotate-root")),
     ("encrypt",),
     ("decrypt",),
     ("rekey",),
     ("datakey",),
     ("random",),
     ("audit", "tail"),
+    ("audit", "search"),
+    ("audit", "export"),
+    ("audit", "summary"),
+    ("audit", "check-receipts"),
     ("audit", "verify"),
     ("audit", "prove"),
     ("audit", "check-proof"),
+    ("audit", "archive"),
+    ("audit", "prune"),
+    ("audit", "restore-archive"),
 )
 
 

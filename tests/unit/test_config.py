@@ -64,6 +64,7 @@ def test_defaults_are_safe(load):
     assert config.ops.listen == "127.0.0.1:9464"
     assert not config.server.reflection
     assert config.shards[0].verify_after_encrypt
+    assert config.shards[0].default_storage == "resident"
     access = config.access
     assert access.administrators == access.key_creators == access.audit_consumers == ()
 
@@ -80,6 +81,22 @@ def test_paths_are_relative_to_the_file(load, tmp_path):
         tmp_path / "eu-1" / "store.sqlite3",
         tmp_path / "eu-1" / "spool",
     )
+
+
+def test_storage_is_configured_per_shard(load):
+    """A shard says where new keys are kept, what is cached, and what its module is told."""
+    nss = "configdir='sql:/var/lib/nss' flags=noModDB"
+    addition = (
+        'default_storage = "wrapped"\nkey_cache_keys = 100\nunwrapped_keys = 16\n'
+        f'recycle_after_unwraps = 0\nmodule_parameters = "{nss}"\n'
+    )
+    shard = load(GOOD + addition).shards[0]
+    assert (shard.default_storage, shard.key_cache_keys, shard.unwrapped_keys) == (
+        "wrapped",
+        100,
+        16,
+    )
+    assert (shard.recycle_after_unwraps, shard.module_parameters) == (0, nss)
 
 
 def test_the_configuration_cannot_be_changed(load):
@@ -136,6 +153,12 @@ def test_mistakes_are_named(load, addition, message):
         ('pin_file = "pin"', 'pin_file = "pin"\nsessions = 0', "shards.0.sessions"),
         ('pin_file = "pin"', 'pin_file = "pin"\nsessions = 65', "shards.0.sessions"),
         ('pin_file = "pin"', 'pin_file = "pin"\nspool_limit_bytes = 1', "spool_limit_bytes"),
+        ('pin_file = "pin"', 'pin_file = "pin"\ndefault_storage = "both"', "default_storage"),
+        ('pin_file = "pin"', 'pin_file = "pin"\nkey_cache_keys = 99', "key_cache_keys"),
+        ('pin_file = "pin"', 'pin_file = "pin"\nunwrapped_keys = 15', "unwrapped_keys"),
+        ('pin_file = "pin"', 'pin_file = "pin"\nunwrapped_keys = 100001', "unwrapped_keys"),
+        ('pin_file = "pin"', 'pin_file = "pin"\nrecycle_after_unwraps = -1', "recycle_after"),
+        ('pin_file = "pin"', 'pin_file = "pin"\nmodule_parameters = "a\\n"', "module_parameters"),
         ("[tls]", "[tsl]", "tls: Field required"),
         (SHARD, "", "shards: Field required"),
         (SHARD, "shards = []", "shards"),

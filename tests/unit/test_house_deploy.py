@@ -15,6 +15,8 @@ from strongroom.audit.v1 import audit_service_pb2
 from strongroom.kms.v1 import key_service_pb2
 from strongroom_auditlog import config as auditlog_config
 from strongroom_auditlog.metrics import Metrics as AuditLogMetrics
+from strongroom_auditlog.witness.config import load_witness_config
+from strongroom_auditlog.witness.metrics import WitnessProcessMetrics
 from strongroom_server import config as server_config
 from strongroom_server.ops.metrics import Metrics
 
@@ -24,7 +26,7 @@ RULES = DEPLOY / "prometheus" / "rules.yml"
 
 
 def exposed_names() -> set[str]:
-    """Return the name of every sample that our two programs expose."""
+    """Return the name of every sample that our three programs expose."""
     server = Metrics(
         regions=["eu-1"],
         services=[
@@ -35,10 +37,11 @@ def exposed_names() -> set[str]:
         version="x",
         start_time=datetime.now(UTC),
     )
-    audit_log = AuditLogMetrics(regions=["eu-1"], version="x")
+    audit_log = AuditLogMetrics(regions=["eu-1"], version="x", witnesses=["w1"])
+    witness = WitnessProcessMetrics(origins=["example.org/log"], version="x")
     return {
         sample.name
-        for text in (server.exposition(), audit_log.exposition())
+        for text in (server.exposition(), audit_log.exposition(), witness.exposition())
         for family in text_string_to_metric_families(text.decode())
         for sample in family.samples
         if not sample.name.endswith("_created")
@@ -110,6 +113,23 @@ def test_the_audit_log_example_is_a_configuration() -> None:
     """The example for the audit log parses."""
     config = auditlog_config.load_config(DEPLOY / "config" / "audit-log.example.toml")
     assert [shard.region for shard in config.shards] == ["eu-1", "us-1"]
+
+
+def test_the_witness_example_is_a_configuration() -> None:
+    """The example for a witness parses, for the log of the other example."""
+    config = load_witness_config(DEPLOY / "config" / "audit-witness.example.toml")
+    log = auditlog_config.load_config(DEPLOY / "config" / "audit-log.example.toml")
+    assert list(config.keys_by_origin) == [log.log.origin]
+
+
+def test_the_audit_log_example_with_its_witness_is_a_configuration(tmp_path: Path) -> None:
+    """What is commented out in the example parses as well."""
+    text = (DEPLOY / "config" / "audit-log.example.toml").read_text(encoding="utf-8")
+    text = text.replace("# witness_quorum", "witness_quorum")
+    head, tail = text.split("# [[witnesses]]")
+    path = tmp_path / "audit-log.toml"
+    path.write_text(head + "[[witnesses]]" + tail.replace("\n# ", "\n"))
+    assert auditlog_config.load_config(path).log.witness_quorum == 1
 
 
 def stages() -> dict[str, tuple[str, str]]:

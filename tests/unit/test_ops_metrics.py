@@ -13,11 +13,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from strongroom.audit.v1 import audit_service_pb2
 from strongroom.kms.v1 import key_service_pb2
 from strongroom_server.domain.keys import KeyState
+from strongroom_server.hsm.breaker import BreakerState
 from strongroom_server.hsm.observer import PoolObserver
 from strongroom_server.hsm.wire import Operation
 from strongroom_server.ops.metrics import Metrics
 from strongroom_server.ops.observers import HsmObserver
-from strongroom_server.ops.shard_metrics import HSM_ALARMS, HSM_ERROR_CATEGORIES, HSM_MECHANISMS
+from strongroom_server.ops.shard_metrics import (
+    HSM_ALARMS,
+    HSM_BREAKER_STATES,
+    HSM_ERROR_CATEGORIES,
+    HSM_MECHANISMS,
+)
 
 START = datetime(2026, 1, 2, tzinfo=UTC)
 KEY_SERVICE = key_service_pb2.DESCRIPTOR.services_by_name["KeyService"]
@@ -60,6 +66,7 @@ NAMES = {
     "strongroom_hsm_sessions",
     "strongroom_hsm_up",
     "strongroom_hsm_alarms_total",
+    "strongroom_hsm_breaker_state",
     "strongroom_hsm_workers_replaced_total",
     "strongroom_keys",
     "strongroom_key_versions",
@@ -213,6 +220,7 @@ def test_what_the_pool_tells_is_counted(metrics: Metrics) -> None:
     observer.operation("decrypt", 0.0, "deadline")
     observer.worker_started(4711, 0.2)
     observer.worker_lost(4711, "killed by signal 9")
+    observer.worker_retired(4712, "worn")
     observer.alarm("pin_refused", "CKR_PIN_INCORRECT")
     seconds = "strongroom_hsm_operation_seconds_count"
     assert value(metrics, seconds, region="eu-1", mechanism="encrypt") == 1
@@ -223,6 +231,10 @@ def test_what_the_pool_tells_is_counted(metrics: Metrics) -> None:
     assert value(metrics, "strongroom_hsm_workers_replaced_total", region="eu-1") == 1
     alarms = "strongroom_hsm_alarms_total"
     assert value(metrics, alarms, region="eu-1", category="pin_refused") == 1
+    for state, number in (("open", 2), ("half_open", 1), ("closed", 0)):
+        observer.breaker(state)
+        assert value(metrics, "strongroom_hsm_breaker_state", region="eu-1") == number
+    assert set(HSM_BREAKER_STATES) == {state.value for state in BreakerState}
 
 
 def test_every_category_of_the_pool_has_a_series() -> None:

@@ -24,7 +24,7 @@ from strongroom_server.rpc.status import CODES, message_of, to_status
 
 PREFIX = "ERROR_REASON_"
 # Reasons that other programs of the deployment send: the audit log's own.
-ELSEWHERE = {"RECORD_NOT_FOUND"}
+ELSEWHERE = {"RECORD_NOT_FOUND", "RECORD_ARCHIVED"}
 
 
 def unpack(details: bytes) -> tuple[status_pb2.Status, dict[str, object]]:

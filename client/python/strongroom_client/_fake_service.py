@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from strongroom import resource_names
 from strongroom.kms.v1 import key_service_pb2 as rpc
+from strongroom.kms.v1 import resources_pb2 as pb
 from strongroom.resource_names import RegionName
 from strongroom_client._core import crc32c
 from strongroom_client._fake_shards import FakeShards, check_checksum, check_size, refuse
@@ -81,7 +82,12 @@ class FakeService:
 
     def _create_key(self, request: rpc.CreateKeyRequest) -> Answer:
         region = self._region(request.parent)
-        key = self._shards.create_key(region, request.description, dry=request.validate_only)
+        storage = request.storage or pb.KEY_STORAGE_RESIDENT
+        if storage not in pb.KeyStorage.values():
+            raise refuse("storage", "enum.defined_only", "RESIDENT or WRAPPED")
+        key = self._shards.create_key(
+            region, request.description, storage, dry=request.validate_only
+        )
         response = rpc.CreateKeyResponse(key=key.to_proto() if key is not None else None)
         return response, ((region, "CreateKey"),)
 

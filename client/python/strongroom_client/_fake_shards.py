@@ -49,6 +49,7 @@ class FakeKey:
     name: KeyName
     description: str
     creator: str
+    storage: pb.KeyStorage.ValueType
     create_time: datetime
     update_time: datetime
     enabled: bool = True
@@ -79,6 +80,7 @@ class FakeKey:
             primary_version=self.version_name(len(self.materials)),
             creator=self.creator,
             etag=f"r{self.revision}",
+            storage=self.storage,
         )
         key.create_time.FromDatetime(self.create_time)
         key.update_time.FromDatetime(self.update_time)
@@ -117,14 +119,16 @@ class FakeShards:
         self._keys: dict[uuid.UUID, FakeKey] = {}
         self._aliases: dict[AliasName, uuid.UUID] = {}
 
-    def create_key(self, region: str, description: str, *, dry: bool) -> FakeKey | None:
+    def create_key(
+        self, region: str, description: str, storage: pb.KeyStorage.ValueType, *, dry: bool
+    ) -> FakeKey | None:
         """Create a key; nothing when `dry`."""
         _check_text("description", description, 8192)
         if dry:
             return None
         now = self._now()
         name = KeyName(region, uuid.UUID(bytes=self.random_bytes(16), version=4))
-        key = FakeKey(name, description, self._principal, now, now)
+        key = FakeKey(name, description, self._principal, storage, now, now)
         key.add_version(self.random_bytes(32), now)
         self._keys[name.key_id] = key
         return key

@@ -18,13 +18,14 @@ from strongroom_client._core import (
     parse_name,
     parse_region,
 )
-from strongroom_client.errors import ResponseInvalidError
+from strongroom_client.errors import ArgumentInvalidError, ResponseInvalidError
 from strongroom_client.results import (
     Alias,
     Key,
     KeyManager,
     KeySpec,
     KeyState,
+    KeyStorage,
     KeyUsage,
     KeyVersion,
     RotatedKey,
@@ -52,14 +53,32 @@ _STATES = {
     pb.KEY_STATE_ENABLED: KeyState.ENABLED,
     pb.KEY_STATE_DISABLED: KeyState.DISABLED,
 }
+_STORAGES = {
+    pb.KEY_STORAGE_RESIDENT: KeyStorage.RESIDENT,
+    pb.KEY_STORAGE_WRAPPED: KeyStorage.WRAPPED,
+}
+_ASKED_STORAGES = {storage: number for number, storage in _STORAGES.items()}
 _MANAGERS = {pb.KEY_MANAGER_CUSTOMER: KeyManager.CUSTOMER}
 
 
-def create_key(region: str, *, description: str, policy: str, request_id: str) -> Operation[Key]:
+def create_key(
+    region: str,
+    *,
+    description: str,
+    policy: str,
+    storage: KeyStorage | None,
+    request_id: str,
+) -> Operation[Key]:
     """Create a key in `region`."""
     parent = parse_region(region)
+    if storage is not None and storage not in _ASKED_STORAGES:
+        raise ArgumentInvalidError.of("storage", "enum.defined_only", "RESIDENT or WRAPPED")
     request = rpc.CreateKeyRequest(
-        parent=str(parent), description=description, policy=policy, request_id=request_id
+        parent=str(parent),
+        description=description,
+        policy=policy,
+        storage=pb.KEY_STORAGE_UNSPECIFIED if storage is None else _ASKED_STORAGES[storage],
+        request_id=request_id,
     )
     answer, receipts = yield from ask(Call(region, "CreateKey", request), rpc.CreateKeyResponse)
     return _key(answer.key, receipts)
@@ -161,6 +180,7 @@ def _key(key: pb.Key, receipts: tuple[Receipt, ...]) -> Key:
         create_time=_time(key.create_time),
         update_time=_time(key.update_time),
         etag=key.etag,
+        storage=_STORAGES.get(key.storage, KeyStorage.UNKNOWN),
         receipts=receipts,
     )
 

@@ -19,6 +19,7 @@ from strongroom_client.results import (
     EncryptResult,
     GeneratedDataKey,
     Key,
+    KeyStorage,
     KeyVersion,
     RandomBytes,
     ReEncryptResult,
@@ -99,6 +100,7 @@ class KmsClient:
         *,
         description: str = "",
         policy: str = "",
+        storage: KeyStorage | None = None,
         request_id: str | None = None,
     ) -> Key:
         """Create a key, an AES-256 key in the HSM of `region`.
@@ -108,9 +110,11 @@ class KmsClient:
             description: Words for people, at most 8,192 characters. Never secret.
             policy: Cedar policy set, at most 32,768 bytes. Without one, you and the
                 deployment's administrators may do everything.
+            storage: Where the material is kept; the region's default when None.
             request_id: A UUID; a repeat with it returns the first answer.
 
         Raises:
+            KeySpecUnsupportedError: The region's HSM cannot keep a key there.
             PolicyInvalidError: The policy does not parse, or locks everybody out.
             RequestIdReusedError: `request_id` was used with another request.
         """
@@ -119,6 +123,7 @@ class KmsClient:
                 region,
                 description=description,
                 policy=policy,
+                storage=storage,
                 request_id=request_id or str(uuid.uuid4()),
             )
         )

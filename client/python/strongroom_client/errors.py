@@ -32,6 +32,8 @@ __all__ = [
     "KeyDisabledError",
     "KeyExhaustedError",
     "KeyNotFoundError",
+    "KeySpecUnsupportedError",
+    "MacInvalidError",
     "NoEndpointError",
     "OptionsError",
     "OverloadedError",
@@ -43,6 +45,7 @@ __all__ = [
     "RequestIdReusedError",
     "ResponseInvalidError",
     "ShardUnavailableError",
+    "SignatureInvalidError",
     "StrongroomError",
     "UnavailableError",
     "UnexpectedStatusError",
@@ -130,6 +133,20 @@ class WrongKeyError(StrongroomError):
     default_code = "INVALID_ARGUMENT"
 
 
+class SignatureInvalidError(StrongroomError):
+    """The signature does not verify with this key."""
+
+    reason = "SIGNATURE_INVALID"
+    default_code = "INVALID_ARGUMENT"
+
+
+class MacInvalidError(StrongroomError):
+    """The MAC does not verify with this key."""
+
+    reason = "MAC_INVALID"
+    default_code = "INVALID_ARGUMENT"
+
+
 class PolicyInvalidError(StrongroomError):
     """The policy does not parse, does not fit the schema, or locks everybody out."""
 
@@ -183,6 +200,13 @@ class KeyExhaustedError(StrongroomError):
     """The key version has no encryptions left; rotate the key."""
 
     reason = "KEY_EXHAUSTED"
+    default_code = "FAILED_PRECONDITION"
+
+
+class KeySpecUnsupportedError(StrongroomError):
+    """The HSM of the region cannot make or use keys of this kind in this way."""
+
+    reason = "KEY_SPEC_UNSUPPORTED"
     default_code = "FAILED_PRECONDITION"
 
 
@@ -341,13 +365,17 @@ _BY_REASON: Final[Mapping[str, type[StrongroomError]]] = MappingProxyType(
             KeyDisabledError,
             KeyExhaustedError,
             KeyNotFoundError,
+            KeySpecUnsupportedError,
+            MacInvalidError,
             OverloadedError,
             PeerUnauthenticatedError,
             PolicyDeniedError,
             PolicyInvalidError,
+            RecordArchivedError,
             RecordNotFoundError,
             RequestIdReusedError,
             ShardUnavailableError,
+            SignatureInvalidError,
             WrongKeyError,
             WrongRegionError,
         )

@@ -22,6 +22,7 @@ __all__ = [
     "KeyManager",
     "KeySpec",
     "KeyState",
+    "KeyStorage",
     "KeyUsage",
     "KeyVersion",
     "RandomBytes",
@@ -53,6 +54,18 @@ class KeyState(enum.StrEnum):
     DISABLED = "DISABLED"
 
 
+class KeyStorage(enum.StrEnum):
+    """Where a key's material is kept; UNKNOWN for what a newer service says.
+
+    RESIDENT: an object in the HSM for each version. WRAPPED: in the region's database,
+    wrapped by a root that never leaves the HSM. In the clear inside the HSM only, both.
+    """
+
+    UNKNOWN = "UNKNOWN"
+    RESIDENT = "RESIDENT"
+    WRAPPED = "WRAPPED"
+
+
 class KeyManager(enum.StrEnum):
     """Who is responsible for a key; UNKNOWN for what a newer service says."""
 
@@ -75,6 +88,7 @@ class Key:
     create_time: datetime
     update_time: datetime
     etag: str
+    storage: KeyStorage
     receipts: tuple[Receipt, ...] = field(default=(), compare=False)
 
 

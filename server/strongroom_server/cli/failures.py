@@ -9,6 +9,7 @@ import typer
 
 from strongroom_server.cli.exit_codes import HINTS, ExitCode, exit_code_of
 from strongroom_server.errors import StartRefusedError
+from strongroom_server.errors import StrongroomError as ServerError
 
 __all__ = ["CliError", "Failure", "describe", "format_failure"]
 
@@ -68,19 +69,26 @@ def _describe_usage(error: typer.TyperException) -> Failure:
 
 
 def _describe_foreign(error: BaseException) -> Failure | None:
-    """Describe an error of the SDK or of the audit log, by their own classes."""
+    """Describe an error of the services, the SDK or the audit log, by their own classes."""
     from strongroom.tlog.errors import VerificationError
-    from strongroom_auditlog.errors import LogError
+    from strongroom_auditlog.errors import ArchiveError, EntryArchivedError, LogError
     from strongroom_auditlog.errors import StartRefusedError as LogStartRefusedError
     from strongroom_client.errors import StrongroomError
 
+    if isinstance(error, ServerError):  # of a command that works on a shard by itself
+        return _failure(error.reason, error.message)
     if isinstance(error, StrongroomError):
         failure = _failure(error.reason, str(error))
         return replace(failure, receipts=tuple(str(receipt) for receipt in error.receipts))
-    if isinstance(error, VerificationError):
-        return _failure("UNVERIFIABLE", str(error))
-    if isinstance(error, LogStartRefusedError | LogError):
-        return _failure("START_REFUSED", str(error))
+    for kind, reason in (
+        (ArchiveError, "ARCHIVE"),
+        (EntryArchivedError, "RECORD_ARCHIVED"),  # before its base, VerificationError
+        (VerificationError, "UNVERIFIABLE"),
+        (LogStartRefusedError, "START_REFUSED"),
+        (LogError, "START_REFUSED"),
+    ):
+        if isinstance(error, kind):
+            return _failure(reason, str(error))
     return None
 
 

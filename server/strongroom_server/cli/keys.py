@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,8 +26,17 @@ KeyArgument = Annotated[
         help="regions/REGION/keys/UUID, regions/REGION/aliases/NAME, UUID, or NAME of an alias.",
     ),
 ]
+
+
+class Storage(enum.StrEnum):
+    """Where the material of a new key is kept, as it is typed."""
+
+    RESIDENT = "resident"
+    WRAPPED = "wrapped"
+
+
 Cell = str | int | float | bool | None
-LIST_COLUMNS = ("name", "state", "primary_version", "create_time", "description")
+LIST_COLUMNS = ("name", "state", "storage", "primary_version", "create_time", "description")
 VERSION_COLUMNS = ("number", "is_primary", "create_time", "reserved_uses")
 
 
@@ -43,6 +53,13 @@ def create(
     alias: Annotated[
         str | None, typer.Option(metavar="NAME", help="Give the key this alias at once.")
     ] = None,
+    storage: Annotated[
+        Storage | None,
+        typer.Option(
+            help="Where its material is kept: in the HSM, or in the region's database, wrapped "
+            "by a root in the HSM. Default: the region's."
+        ),
+    ] = None,
     config: ConfigOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
@@ -50,7 +67,7 @@ def create(
 
     Without a policy its creator and the administrators may use it, nobody else.
     """
-    from strongroom_client import KmsClient, StrongroomError
+    from strongroom_client import KeyStorage, KmsClient, StrongroomError
     from strongroom_server.cli.connection import load_client_options
     from strongroom_server.cli.failures import CliError
     from strongroom_server.cli.output import print_fields
@@ -64,7 +81,12 @@ def create(
         raise CliError.usage(f"--alias: the key will live in {home}, not in {alias_name.region}")
     text = "" if policy is None else policy.read_text(encoding="utf-8")
     with KmsClient(options) as client:
-        key = client.create_key(home, description=description, policy=text)
+        key = client.create_key(
+            home,
+            description=description,
+            policy=text,
+            storage=None if storage is None else KeyStorage[storage.name],
+        )
         fields = describe_key(key)
         if alias_name is not None:
             try:
@@ -218,6 +240,7 @@ def describe_key(key: Key) -> dict[str, Cell]:
         "name": key.name,
         "state": str(key.state),
         "spec": str(key.spec),
+        "storage": str(key.storage),
         "primary_version": key.primary_version,
         "description": key.description,
         "creator": key.creator,

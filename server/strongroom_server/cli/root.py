@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from strongroom_server.cli import aliases, audit, dev, files, keys, secrets, serve
+from strongroom_server.cli import aliases, audit, dev, files, hsm, keys, secrets, serve
 from strongroom_server.cli.exit_codes import EXIT_CODES_HELP, ExitCode
 from strongroom_server.cli.failures import describe, format_failure
 from strongroom_server.cli.options import Format, Invocation
@@ -34,6 +34,7 @@ def build_app() -> typer.Typer:
         (aliases.app, "aliases"),
         (audit.app, "audit"),
         (dev.app, "dev"),
+        (hsm.app, "hsm"),
         (serve.config_app, "config"),
     ):
         app.add_typer(group, name=name)
@@ -45,6 +46,7 @@ def build_app() -> typer.Typer:
         (secrets.random, "random"),
         (serve.serve, "serve"),
         (serve.audit_log, "audit-log"),
+        (serve.audit_witness, "audit-witness"),
     ):
         app.command(name)(function)
     return app

@@ -15,9 +15,14 @@ from typing import Final
 from strongroom.resource_names import AliasName, KeyName, ResourceNameError, parse_key_or_alias
 from strongroom_server.cli.failures import CliError
 
-__all__ = ["parse_alias", "parse_contexts", "parse_target"]
+__all__ = ["is_key_id", "parse_alias", "parse_contexts", "parse_target"]
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+
+
+def is_key_id(text: str) -> bool:
+    """Whether `text` is the UUID of a key."""
+    return _UUID.fullmatch(text) is not None
 
 
 def parse_target(text: str, *, region: str | None) -> KeyName | AliasName:
@@ -35,7 +40,7 @@ def parse_target(text: str, *, region: str | None) -> KeyName | AliasName:
                 "give --region, set [defaults] region in the configuration, "
                 "or write regions/REGION/...",
             )
-        if _UUID.fullmatch(text):
+        if is_key_id(text):
             full = f"regions/{region}/keys/{text}"
         elif text.startswith(("keys/", "aliases/")):
             full = f"regions/{region}/{text}"

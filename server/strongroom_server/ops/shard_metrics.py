@@ -17,6 +17,7 @@ from strongroom_server.errors import Reason
 
 __all__ = [
     "HSM_ALARMS",
+    "HSM_BREAKER_STATES",
     "HSM_ERROR_CATEGORIES",
     "HSM_MECHANISMS",
     "OTHER",
@@ -40,21 +41,44 @@ HSM_MECHANISMS: Final = (
     "create",
     "load",
     "ping",
+    "create_wrapped",
+    "create_root",
+    "rewrap",
+    "public_key",
+    "sign",
+    "sign_digest",
+    "verify",
+    "verify_digest",
+    "mac",
+    "verify_mac",
+    "agree",
+    "rsa_encrypt",
+    "rsa_decrypt",
+    "make_transfer_key",
+    "destroy_transfer_key",
+    "export",
+    "import",
 )
 """What a worker can be asked for: one trip to the HSM, however many PKCS#11 calls."""
 
 HSM_ERROR_CATEGORIES: Final = (
     "tampered",
+    "invalid",
+    "unsupported",
     "key_absent",
+    "damaged",
     "policy",
     "deadline",
     "fault",
     "overloaded",
 )
-"""How a trip to the HSM fails. ``tampered`` is the caller's ciphertext, not a fault."""
+"""How a trip to the HSM fails. The first three are the caller's doing, and no fault."""
 
-HSM_ALARMS: Final = ("pin_refused", "key_absent", "policy")
+HSM_ALARMS: Final = ("pin_refused", "key_absent", "damaged", "policy")
 """What a person must look at."""
+
+HSM_BREAKER_STATES: Final = ("closed", "half_open", "open")
+"""States of the circuit breaker; the metric shows the place in this list."""
 
 
 class ShardFamilies:
@@ -85,6 +109,10 @@ class ShardFamilies:
         )
         self.hsm_sessions = gauge("strongroom_hsm_sessions", "Sessions that answer.")
         self.hsm_up = gauge("strongroom_hsm_up", "1 when at least one session answers.")
+        self.hsm_breaker = gauge(
+            "strongroom_hsm_breaker_state",
+            "Circuit breaker: 0 closed, 1 half open (one operation as a probe), 2 open.",
+        )
         self.workers_replaced = counter(
             "strongroom_hsm_workers_replaced_total",
             "HSM workers that ended or did not come up; the log says why.",
@@ -96,6 +124,18 @@ class ShardFamilies:
         )
         self.keys = gauge("strongroom_keys", "Keys by state.", "state")
         self.key_versions = gauge("strongroom_key_versions", "Key versions.")
+        self.stale_versions = gauge(
+            "strongroom_wrapping_root_stale_versions",
+            "Wrapped key versions that lie under an older root than the newest.",
+        )
+        self.rewrapped = counter(
+            "strongroom_rewrapped_versions_total",
+            "Wrapped key versions that were put under a newer root.",
+        )
+        self.rewrap_failures = counter(
+            "strongroom_rewrap_failures_total",
+            "Attempts to put a wrapped key version under a newer root that failed.",
+        )
         self.audit_events = counter(
             "strongroom_audit_events_total", "Audit records made durable in the spool."
         )
@@ -137,8 +177,12 @@ class ShardMetrics:
         self._replaced = families.workers_replaced.labels(region)
         self._sessions = families.hsm_sessions.labels(region)
         self._up = families.hsm_up.labels(region)
+        self._breaker = families.hsm_breaker.labels(region)
         self._keys = {state: families.keys.labels(region, state.value) for state in KeyState}
         self._key_versions = families.key_versions.labels(region)
+        self._stale_versions = families.stale_versions.labels(region)
+        self._rewrapped = families.rewrapped.labels(region)
+        self._rewrap_failures = families.rewrap_failures.labels(region)
         self._audit_events = families.audit_events.labels(region)
         self._audit_failures = families.audit_failures.labels(region)
         self._audit_spool_bytes = families.audit_spool_bytes.labels(region)
@@ -173,11 +217,21 @@ class ShardMetrics:
         self._sessions.set(answering)
         self._up.set(1 if answering else 0)
 
+    def set_breaker(self, state: str) -> None:
+        """Set the state of the circuit breaker, one of HSM_BREAKER_STATES."""
+        self._breaker.set(HSM_BREAKER_STATES.index(state))
+
     def set_keys(self, by_state: Mapping[KeyState, int], versions: int) -> None:
         """Set how many keys and versions the store has."""
         for state, child in self._keys.items():
             child.set(by_state.get(state, 0))
         self._key_versions.set(versions)
+
+    def rewrap_step(self, *, rewrapped: int, failed: int, stale: int) -> None:
+        """Count a step of re-wrapping, and set how many versions are left."""
+        self._rewrapped.inc(rewrapped)
+        self._rewrap_failures.inc(failed)
+        self._stale_versions.set(stale)
 
     def audit_recorded(self, records: int = 1) -> None:
         """Count audit records that became durable."""

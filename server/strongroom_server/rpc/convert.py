@@ -23,6 +23,7 @@ from strongroom_server.domain.keys import (
     KeyManager,
     KeySpec,
     KeyState,
+    KeyStorage,
     KeyUsage,
     KeyVersion,
 )
@@ -43,11 +44,17 @@ __all__ = [
     "key_name",
     "key_or_alias",
     "region",
+    "storage_of",
     "version_message",
 ]
 
 _SPECS: Final = {KeySpec.AES_256: resources.KEY_SPEC_AES_256}
 _USAGES: Final = {KeyUsage.ENCRYPT_DECRYPT: resources.KEY_USAGE_ENCRYPT_DECRYPT}
+_STORAGES: Final = {
+    KeyStorage.RESIDENT: resources.KEY_STORAGE_RESIDENT,
+    KeyStorage.WRAPPED: resources.KEY_STORAGE_WRAPPED,
+}
+_ASKED_STORAGES: Final = {number: storage for storage, number in _STORAGES.items()}
 _STATES: Final = {
     KeyState.ENABLED: resources.KEY_STATE_ENABLED,
     KeyState.DISABLED: resources.KEY_STATE_DISABLED,
@@ -117,6 +124,12 @@ def data_key_bytes(
             return 32
 
 
+def storage_of(value: resources.KeyStorage.ValueType) -> KeyStorage | None:
+    """Return the storage asked for; None when nothing was said."""
+    # Other numbers are refused before: the field's rule is `defined_only`.
+    return _ASKED_STORAGES.get(value)
+
+
 def crc32c(data: bytes) -> int:
     """Return the CRC32C (Castagnoli) of `data`."""
     return int(google_crc32c.value(data))
@@ -155,6 +168,7 @@ def key_message(key: Key) -> resources.Key:
         create_time=_timestamp(key.create_time),
         update_time=_timestamp(key.update_time),
         etag=key.etag,
+        storage=_STORAGES[key.storage],
     )
 
 

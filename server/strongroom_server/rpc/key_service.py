@@ -33,6 +33,7 @@ class KeyService:
             spec=KeySpec.AES_256,
             usage=KeyUsage.ENCRYPT_DECRYPT,
             policy=request.policy,
+            storage=convert.storage_of(request.storage),
         )
         change = ChangeRequest(request.request_id, "", request.validate_only)
         key, receipt = await self._lifecycle.create_key(

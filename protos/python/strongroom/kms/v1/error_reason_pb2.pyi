@@ -64,6 +64,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL: a fault in the service; its log has the details under the request id."""
     ERROR_REASON_RECORD_NOT_FOUND: _ErrorReason.ValueType  # 20
     """NOT_FOUND: no such record in the audit log, or not yet."""
+    ERROR_REASON_KEY_SPEC_UNSUPPORTED: _ErrorReason.ValueType  # 21
+    """FAILED_PRECONDITION: the HSM of the shard cannot make or use keys of this kind in this way."""
+    ERROR_REASON_SIGNATURE_INVALID: _ErrorReason.ValueType  # 22
+    """INVALID_ARGUMENT: the signature does not verify. One reason for signature, message and format."""
+    ERROR_REASON_MAC_INVALID: _ErrorReason.ValueType  # 23
+    """INVALID_ARGUMENT: the MAC does not verify. One reason for MAC, message and format."""
+    ERROR_REASON_RECORD_ARCHIVED: _ErrorReason.ValueType  # 24
+    """FAILED_PRECONDITION: the record was moved from the audit log to its archive; ErrorInfo's metadata has `archive` and
+    `minimum_index`, the first leaf that is still here.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. ErrorInfo.reason carries the name without the prefix `ERROR_REASON_`."""
@@ -110,4 +120,14 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """INTERNAL: a fault in the service; its log has the details under the request id."""
 ERROR_REASON_RECORD_NOT_FOUND: ErrorReason.ValueType  # 20
 """NOT_FOUND: no such record in the audit log, or not yet."""
+ERROR_REASON_KEY_SPEC_UNSUPPORTED: ErrorReason.ValueType  # 21
+"""FAILED_PRECONDITION: the HSM of the shard cannot make or use keys of this kind in this way."""
+ERROR_REASON_SIGNATURE_INVALID: ErrorReason.ValueType  # 22
+"""INVALID_ARGUMENT: the signature does not verify. One reason for signature, message and format."""
+ERROR_REASON_MAC_INVALID: ErrorReason.ValueType  # 23
+"""INVALID_ARGUMENT: the MAC does not verify. One reason for MAC, message and format."""
+ERROR_REASON_RECORD_ARCHIVED: ErrorReason.ValueType  # 24
+"""FAILED_PRECONDITION: the record was moved from the audit log to its archive; ErrorInfo's metadata has `archive` and
+`minimum_index`, the first leaf that is still here.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

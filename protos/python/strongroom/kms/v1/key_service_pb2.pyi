@@ -57,6 +57,7 @@ class CreateKeyRequest(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    STORAGE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Required. Shard, `regions/{region}`; at most 40 characters."""
     description: _builtins.str
@@ -73,6 +74,10 @@ class CreateKeyRequest(_message.Message):
     """Optional. UUID; a repeat with the same id and the same request returns the first answer."""
     validate_only: _builtins.bool
     """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
+    storage: _resources_pb2.KeyStorage.ValueType
+    """Optional. Where the material is kept; the shard's default when nothing is said. Refused with KEY_SPEC_UNSUPPORTED
+    when the shard's HSM cannot keep such a key there.
+    """
     def __init__(
         self,
         *,
@@ -83,10 +88,11 @@ class CreateKeyRequest(_message.Message):
         policy: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        storage: _resources_pb2.KeyStorage.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "parent", b"parent", "policy", b"policy", "request_id", b"request_id", "spec", b"spec", "usage", b"usage", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "parent", b"parent", "policy", b"policy", "request_id", b"request_id", "spec", b"spec", "storage", b"storage", "usage", b"usage", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

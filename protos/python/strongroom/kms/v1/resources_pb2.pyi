@@ -58,6 +58,34 @@ KEY_USAGE_ENCRYPT_DECRYPT: KeyUsage.ValueType  # 1
 """Encrypt, Decrypt, ReEncrypt and the data key calls."""
 Global___KeyUsage: _TypeAlias = KeyUsage  # noqa: Y015
 
+class _KeyStorage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KeyStorageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyStorage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KEY_STORAGE_UNSPECIFIED: _KeyStorage.ValueType  # 0
+    """Not stated; CreateKey takes it as the shard's default."""
+    KEY_STORAGE_RESIDENT: _KeyStorage.ValueType  # 1
+    """Each version is an object of its own in the HSM: as many keys as the HSM has room for."""
+    KEY_STORAGE_WRAPPED: _KeyStorage.ValueType  # 2
+    """Each version lies in the shard's database, wrapped by a root that never leaves the HSM, and is unwrapped inside the
+    HSM when it is used: as many keys as the database has room for.
+    """
+
+class KeyStorage(_KeyStorage, metaclass=_KeyStorageEnumTypeWrapper):
+    """Where the material of a key is kept. It is in the clear inside the HSM only, either way."""
+
+KEY_STORAGE_UNSPECIFIED: KeyStorage.ValueType  # 0
+"""Not stated; CreateKey takes it as the shard's default."""
+KEY_STORAGE_RESIDENT: KeyStorage.ValueType  # 1
+"""Each version is an object of its own in the HSM: as many keys as the HSM has room for."""
+KEY_STORAGE_WRAPPED: KeyStorage.ValueType  # 2
+"""Each version lies in the shard's database, wrapped by a root that never leaves the HSM, and is unwrapped inside the
+HSM when it is used: as many keys as the database has room for.
+"""
+Global___KeyStorage: _TypeAlias = KeyStorage  # noqa: Y015
+
 class _KeyState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -119,6 +147,7 @@ class Key(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    STORAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. Resource name, `regions/{region}/keys/{uuid}`; at most 128 characters."""
     spec: Global___KeySpec.ValueType
@@ -137,6 +166,8 @@ class Key(_message.Message):
     """Output only. Principal that created the key."""
     etag: _builtins.str
     """Output only. Changes with every change of the key; at most 64 characters."""
+    storage: Global___KeyStorage.ValueType
+    """Output only. Where the material of the key's versions is kept; for ever."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the key was created."""
@@ -159,10 +190,11 @@ class Key(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        storage: Global___KeyStorage.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator", b"creator", "description", b"description", "etag", b"etag", "key_manager", b"key_manager", "name", b"name", "primary_version", b"primary_version", "spec", b"spec", "state", b"state", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator", b"creator", "description", b"description", "etag", b"etag", "key_manager", b"key_manager", "name", b"name", "primary_version", b"primary_version", "spec", b"spec", "state", b"state", "storage", b"storage", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
