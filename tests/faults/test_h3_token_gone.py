@@ -8,9 +8,13 @@ from collections.abc import Callable
 
 import pytest
 from tests.support.deployment import Deployment, running
+from tests.support.hsm_load import ROOT, create_key, in_seconds, running_pool_load
 from tests.support.load import running_load
+from tests.support.pkcs11_shim import Shim
+from tests.support.soak import rounds
+from tests.support.softhsm import RecordingObserver, TestToken, running_pool, wait_until
 
-pytestmark = [pytest.mark.integration, pytest.mark.hsm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.hsm, pytest.mark.timeout(600)]
 
 EU, US = "eu-1", "us-1"
 SERVER = f"server-{EU}"
@@ -70,3 +74,57 @@ async def test_a_lost_token_is_unavailable_and_comes_back(
         assert other.refusals == {}
         deployment.wait_drained()
         deployment.verify([*load.receipts, *other.receipts])
+
+
+CALLERS, TURN_SECONDS = 8, 0.16  # four calls a turn: 200 a second
+AWAY_SECONDS = 2.5
+
+
+@pytest.mark.parametrize("how", ["the token's directory is away", "CKR_DEVICE_REMOVED"])
+async def test_a_pool_without_its_token(
+    token: TestToken, shim: Shim, figures: Callable[..., None], how: str
+) -> None:
+    """The token goes and comes back, again and again: refusals at once, and no wrong answer."""
+    observer = RecordingObserver()
+    away = token.directory / "away"
+    first, slowest, again, ready = [], [], [], []
+    async with running_pool(shim.wrap(token.settings), observer) as pool:
+        await pool.create_root(ROOT, deadline=in_seconds())
+        keys = [await create_key(pool), await create_key(pool, root=ROOT)]
+        for _ in range(rounds(1)):
+            await wait_until(lambda: pool.status().ready == 2, 10)
+            async with running_pool_load(pool, *keys, callers=CALLERS, pause=TURN_SECONDS) as load:
+                await asyncio.sleep(0.5)
+                assert not load.refusals
+                gone = time.monotonic()
+                if how == "CKR_DEVICE_REMOVED":
+                    shim.always("*", 0x32)
+                else:
+                    token.tokens.rename(away)
+                await wait_until(lambda load=load: load.refusals, 5)
+                first.append(time.monotonic() - gone)
+                await asyncio.sleep(AWAY_SECONDS)
+                assert not pool.ready
+                assert load.last_answer - gone < 1.5
+                back = time.monotonic()
+                if how == "CKR_DEVICE_REMOVED":
+                    shim.heal()
+                else:
+                    away.rename(token.tokens)
+                ready.append(await wait_until(lambda: pool.ready, 15))
+                await load.answers_again()
+                again.append(time.monotonic() - back)
+                await wait_until(lambda: pool.status().ready == 2, 15)
+            slowest.append(load.slowest_refusal)
+            assert set(load.refusals) == {"HSM_UNAVAILABLE"}
+            assert all(error.retry_after_seconds for error in load.errors)
+        await create_key(pool)
+    figures(
+        first_refusal_seconds=max(first),
+        slowest_refusal_seconds=max(slowest),
+        ready_after_return_seconds=max(ready),
+        answers_after_return_seconds=max(again),
+    )
+    assert {"open", "half_open", "closed"} == set(observer.breaker_states)
+    assert max(slowest) < 3.0  # 1 s, and a shared machine
+    assert max(again) < 10.0  # 5 s, and a shared machine
