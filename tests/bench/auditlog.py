@@ -21,7 +21,7 @@ from strongroom_auditlog.tiles import LogFiles
 from strongroom_auditlog.verify import verify_log
 from strongroom_server.audit.record import encode_record
 from strongroom_server.audit.spool import Spool
-from strongroom_server.ports import AuditDraft
+from strongroom_server.mutations import AuditDraft
 
 __all__ = ["audit_rows", "record_cpu_us"]
 
@@ -51,8 +51,9 @@ def audit_rows() -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="strongroom-bench-") as scratch:
         folder = Path(scratch)
         signer = Signer("bench.example/log", Ed25519PrivateKey.generate())
-        create_log(folder / "log", folder / "state.sqlite3", signer)
-        log = AuditLog.open(folder / "log", folder / "state.sqlite3", signer)
+        paths = (folder / "log", folder / "state.sqlite3", folder / "last-checkpoint.sqlite3")
+        create_log(*paths, signer)
+        log = AuditLog.open(*paths, signer)
         batches = [
             ShardBatch(
                 Position("eu-1", 1, start),
