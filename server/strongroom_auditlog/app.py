@@ -31,6 +31,8 @@ from strongroom_auditlog.ingest import ShardEndpoint, ShardIngest
 from strongroom_auditlog.keys import create_signing_key, load_signer, write_verifier_key
 from strongroom_auditlog.log import AuditLog, create_log
 from strongroom_auditlog.metrics import Metrics
+from strongroom_auditlog.record_index import RecordIndex
+from strongroom_auditlog.record_search import RecordSearch
 from strongroom_auditlog.tls import CredentialFiles, ServerTls
 
 __all__ = ["initialize", "run", "serve"]
@@ -138,8 +140,16 @@ async def _serve_open(config: Config, log: AuditLog) -> None:
         )
     except OSError as exc:
         raise StartRefusedError(f"[ops] listen {config.ops.listen}: {exc.strerror}") from exc
-    server, health = _build_server(config, log, metrics, tls)
+    index = RecordIndex(
+        config.index_file,
+        origin=config.log.origin,
+        files=log.files,
+        size=lambda: log.checkpoint.size,
+        metrics=metrics,
+    )
+    server, health = _build_server(config, log, metrics, tls, RecordSearch(log.files, index))
     try:
+        index.start()
         await ops.start()
         await server.start()
         await health.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -152,11 +162,12 @@ async def _serve_open(config: Config, log: AuditLog) -> None:
         await health.enter_graceful_shutdown()
         await server.stop(STOP_SECONDS)
         await ops.stop()
+        await asyncio.to_thread(index.close)
         _log.info("stopped", tree_size=log.checkpoint.size)
 
 
 def _build_server(
-    config: Config, log: AuditLog, metrics: Metrics, tls: ServerTls
+    config: Config, log: AuditLog, metrics: Metrics, tls: ServerTls, search: RecordSearch
 ) -> tuple[grpc.aio.Server, aio_health.HealthServicer]:
     server = grpc.aio.server(
         options=[
@@ -172,7 +183,7 @@ def _build_server(
         ]
     )
     guard = CallGuard(metrics=metrics.rpcs, max_concurrent_calls=config.server.max_concurrent_calls)
-    plain = service.AuditLogService(log, readers=frozenset(config.access.readers))
+    plain = service.AuditLogService(log, search=search, readers=frozenset(config.access.readers))
     servicer: Any = type("GuardedAuditLogService", (), {})()
     for name in service.METHODS:
         setattr(servicer, name, guard.wrap(service.SERVICE, name, getattr(plain, name)))

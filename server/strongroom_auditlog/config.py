@@ -79,6 +79,11 @@ class LogConfig(_Section):
     verifier_key_file: Path | None = Field(
         None, description="where --init writes the verifier key; log.vkey beside the private key"
     )
+    index: Path | None = Field(
+        None,
+        description="SQLite database that ListRecords finds records by; made anew from the log "
+        "when it is missing; index.sqlite3 beside state",
+    )
     batch_seconds: float = Field(
         0.15, ge=0.01, le=10, description="how long records are gathered for one checkpoint"
     )
@@ -158,6 +163,11 @@ class Config(BaseSettings):
         """Where the verifier key is."""
         return self.log.verifier_key_file or self.log.private_key_file.with_name("log.vkey")
 
+    @property
+    def index_file(self) -> Path:
+        """Where the record index is."""
+        return self.log.index or self.log.state.with_name("index.sqlite3")
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -205,10 +215,13 @@ def load_config(path: Path) -> Config:
     if len(set(regions)) != len(regions):
         raise StartRefusedError(f"{path}: shards: a region is listed twice")
     config = _resolve_paths(loaded, path.parent)
-    if config.log.state.resolve().is_relative_to(config.log.directory.resolve()):
-        raise StartRefusedError(
-            f"{path}: log.state: must not lie in log.directory, which is served and copied"
-        )
+    for name, file in (("state", config.log.state), ("index", config.index_file)):
+        if file.resolve().is_relative_to(config.log.directory.resolve()):
+            raise StartRefusedError(
+                f"{path}: log.{name}: must not lie in log.directory, which is served and copied"
+            )
+    if config.index_file.resolve() == config.log.state.resolve():
+        raise StartRefusedError(f"{path}: log.index: must not be the state")
     return config
 
 
@@ -217,6 +230,8 @@ def _resolve_paths(config: Config, base: Path) -> Config:
     paths = {name: base / getattr(log, name) for name in ("directory", "state", "private_key_file")}
     if log.verifier_key_file is not None:
         paths["verifier_key_file"] = base / log.verifier_key_file
+    if log.index is not None:
+        paths["index"] = base / log.index
     names = ("certificate_file", "private_key_file", "ca_file")
     return config.model_copy(
         update={

@@ -72,6 +72,16 @@ class Metrics:
             ("region",),
             registry=registry,
         )
+        self.index_leaves = Gauge(
+            "strongroom_audit_index_leaves",
+            "Leaves in the index that ListRecords finds records by; the others are read.",
+            registry=registry,
+        )
+        self.index_rebuilds = Counter(
+            "strongroom_audit_index_rebuilds_total",
+            "How often the index was made anew from the log's entries.",
+            registry=registry,
+        )
         names = tuple(regions)
         self.ingested = {region: ingested.labels(region) for region in names}
         self.stopped = {region: stopped.labels(region) for region in names}

@@ -6,16 +6,18 @@ Methods take a request and the caller's principal. Files are read in threads.
 from __future__ import annotations
 
 import asyncio
-import re
+import hmac
+from hashlib import sha256
 from typing import Final
 
 from strongroom.audit.v1 import audit_log_service_pb2 as messages
-from strongroom.audit.v1 import audit_record_pb2 as nouns
 from strongroom_auditlog.errors import FieldViolation, Reason, RequestError
+from strongroom_auditlog.listing import list_records
 from strongroom_auditlog.log import AuditLog
 from strongroom_auditlog.proofs import prove_consistency, prove_inclusion
+from strongroom_auditlog.record_filter import RecordFields
+from strongroom_auditlog.record_search import RecordSearch
 from strongroom_auditlog.records import MAX_POSITION, Position
-from strongroom_auditlog.tiles import TILE_WIDTH
 
 __all__ = ["METHODS", "SERVICE", "AuditLogService"]
 
@@ -23,18 +25,14 @@ _DESCRIPTOR: Final = messages.DESCRIPTOR.services_by_name["AuditLogService"]
 SERVICE: Final[str] = _DESCRIPTOR.full_name
 METHODS: Final = tuple(_DESCRIPTOR.methods_by_name)
 
-DEFAULT_PAGE_SIZE: Final = 100
-MAX_PAGE_BYTES: Final = 2**20  # a client's default limit for a message is 4 MiB
-
-_PAGE_TOKEN: Final = re.compile(r"v1\.(0|[1-9][0-9]{0,18})", re.ASCII)
-
 
 class AuditLogService:
     """Answers about one log. Thread safety: as the event loop's that calls it."""
 
-    def __init__(self, log: AuditLog, *, readers: frozenset[str]):
+    def __init__(self, log: AuditLog, *, search: RecordSearch, readers: frozenset[str]):
         """Serve `log`; `readers` are the principals that may list records."""
         self._log = log
+        self._search = search
         self._readers = readers
         self._verifier_key = str(log.signer.verifier_key)
 
@@ -49,9 +47,8 @@ class AuditLogService:
     async def GetInclusionProof(  # noqa: N802
         self, request: messages.GetInclusionProofRequest, principal: str
     ) -> messages.GetInclusionProofResponse:
-        del principal
         if request.WhichOneof("record") == "index":
-            return await asyncio.to_thread(self._prove, request.index)
+            return await asyncio.to_thread(self._prove, request.index, request, principal)
         wanted = request.position
         position = Position(wanted.region, wanted.epoch, wanted.sequence)
         index = None
@@ -63,9 +60,11 @@ class AuditLogService:
                 f"no record at {position} in the log of {self._log.checkpoint.size} records; a "
                 "record enters the log a moment after the call that it is about",
             )
-        return await asyncio.to_thread(self._prove, index)
+        return await asyncio.to_thread(self._prove, index, request, principal)
 
-    def _prove(self, index: int) -> messages.GetInclusionProofResponse:
+    def _prove(
+        self, index: int, request: messages.GetInclusionProofRequest, principal: str
+    ) -> messages.GetInclusionProofResponse:
         checkpoint = self._log.checkpoint
         if index >= checkpoint.size:
             raise RequestError(
@@ -77,7 +76,22 @@ class AuditLogService:
             hashes=proof.hashes,
             checkpoint=checkpoint.text,
             leaf_hash=self._log.files.subtree_hash(checkpoint.size, 0, index),
+            record=self._show(index, checkpoint.size, request.record_sha256, principal),
         )
+
+    def _show(self, index: int, size: int, expected: bytes, principal: str) -> bytes:
+        """Return the record at `index` to those who know its hash and whom it is about."""
+        if not expected:
+            return b""
+        record = self._log.files.read_entry(index, size)
+        if not hmac.compare_digest(sha256(record).digest(), expected):
+            return b""
+        if principal not in self._readers and RecordFields.of(record).principal != principal:
+            raise RequestError(
+                Reason.POLICY_DENIED,
+                f"{principal} is neither the principal of this record nor a reader of this log",
+            )
+        return record
 
     async def GetConsistencyProof(  # noqa: N802
         self, request: messages.GetConsistencyProofRequest, principal: str
@@ -101,41 +115,9 @@ class AuditLogService:
             raise RequestError(
                 Reason.POLICY_DENIED, f"{principal} is not among the readers of this log"
             )
-        size = self._log.checkpoint.size
-        start = request.start_index
-        if request.page_token:
-            match = _PAGE_TOKEN.fullmatch(request.page_token)
-            if match is None or start:
-                raise _invalid(
-                    "page_token", "page_token", "not a token of ListRecords, or with start_index"
-                )
-            start = int(match[1])
-        if start > size:
-            raise _invalid("start_index", "log.size", f"the log has {size} records")
-        count = min(request.page_size or DEFAULT_PAGE_SIZE, size - start)
-        records = await asyncio.to_thread(self._read, start, count, size)
-        following = start + len(records)
-        return messages.ListRecordsResponse(
-            records=[
-                nouns.LoggedRecord(index=index, record=record)
-                for index, record in enumerate(records, start=start)
-            ],
-            next_page_token=f"v1.{following}" if following < size else "",
-            tree_size=size,
+        return await asyncio.to_thread(
+            list_records, request, search=self._search, size=self._log.checkpoint.size
         )
-
-    def _read(self, start: int, count: int, size: int) -> list[bytes]:
-        """Read up to `count` records, fewer when they are large, but at least one."""
-        records: list[bytes] = []
-        room = MAX_PAGE_BYTES
-        while len(records) < count:
-            n, offset = divmod(start + len(records), TILE_WIDTH)
-            for entry in self._log.files.read_entries(n, size)[offset:]:
-                room -= len(entry)
-                if len(records) == count or (records and room < 0):
-                    return records
-                records.append(entry)
-        return records
 
 
 def _invalid(field: str, rule: str, description: str) -> RequestError:

@@ -12,6 +12,7 @@ import grpc
 import pytest
 import pytest_asyncio
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from tests.support.audit_certificates import CertificateAuthority
@@ -246,7 +247,33 @@ REFUSALS: list[tuple[str, Message, tuple[grpc.StatusCode, str]]] = [
     ("ListRecords", messages.ListRecordsRequest(page_size=1001), INVALID),
     ("ListRecords", messages.ListRecordsRequest(page_token="v1.01"), INVALID),  # noqa: S106 - a page, not a secret
     ("ListRecords", messages.ListRecordsRequest(page_token="v1.5", start_index=5), INVALID),  # noqa: S106 - the same
+    ("ListRecords", messages.ListRecordsRequest(page_token="v2.5.0123456789abcdef"), INVALID),  # noqa: S106 - the same
     ("ListRecords", messages.ListRecordsRequest(start_index=601), INVALID),
+    (
+        "ListRecords",
+        messages.ListRecordsRequest(start_index=5, order=messages.RECORD_ORDER_DESCENDING),
+        INVALID,
+    ),
+    ("ListRecords", messages.ListRecordsRequest(order=9), INVALID),  # type: ignore[arg-type]
+    *(
+        ("ListRecords", messages.ListRecordsRequest(filter=wrong), INVALID)
+        for wrong in (
+            messages.RecordFilter(keys=[f"{n}" for n in range(17)]),
+            messages.RecordFilter(keys=[""]),
+            messages.RecordFilter(principals=["x" * 2049]),
+            messages.RecordFilter(methods=["De crypt"]),
+            messages.RecordFilter(outcomes=["MAYBE"]),
+            messages.RecordFilter(reasons=["key_disabled"]),
+            messages.RecordFilter(regions=["EU"]),
+            messages.RecordFilter(since=Timestamp(seconds=2**40)),
+            messages.RecordFilter(until=Timestamp(nanos=-1)),
+        )
+    ),
+    (
+        "GetInclusionProof",
+        messages.GetInclusionProofRequest(index=0, record_sha256=bytes(31)),
+        INVALID,
+    ),
 ]
 
 
