@@ -13,6 +13,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 from tests.bench.auditlog import audit_rows, record_cpu_us
+from tests.bench.auditlog_index import index_rows
 from tests.bench.envelopes import envelope_rows
 from tests.bench.hsm import raw_data_key_us
 from tests.bench.measure import Row
@@ -103,7 +104,7 @@ def service_rows() -> list[Row]:
 
 def main() -> int:
     """Measure, print, write."""
-    rows = [*service_rows(), *envelope_rows(), *audit_rows()]
+    rows = [*service_rows(), *envelope_rows(), *audit_rows(), *index_rows()]
     table = Table(title="Strongroom: floors, us and peers in one run")
     for name in ("work", "value", "unit", "floor", "ratio", "goal", "note"):
         table.add_column(name, justify="right" if name in {"value", "ratio"} else "left")
