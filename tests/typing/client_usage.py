@@ -10,6 +10,7 @@ from strongroom_client import (
     ANY_CONTEXT,
     AsyncEnvelopeClient,
     AsyncKmsClient,
+    CheckpointStore,
     DataKeyCache,
     DecryptResult,
     EncryptResult,
@@ -21,8 +22,10 @@ from strongroom_client import (
     KmsClient,
     OpenedEnvelope,
     Receipt,
+    ReceiptLog,
     SecretBytes,
     UnavailableError,
+    VerifiedRecord,
     async_stream,
     load_options,
     stream,
@@ -69,6 +72,16 @@ async def use_asyncio(path: Path) -> None:
         envelopes = AsyncEnvelopeClient(kms, keys=[])
         assert_type(await envelopes.decrypt(b"", encryption_context={}), bytes)
         await async_stream.encrypt_file(envelopes, path, path, encryption_context={})
+
+
+def use_the_audit_log(path: Path, receipt: Receipt) -> None:
+    with ReceiptLog(path) as kept, KmsClient(load_options(path), receipt_log=kept) as kms:
+        checkpoints = CheckpointStore(path)
+        verified = kms.audit.verify(receipt, verifier_key="x", checkpoints=checkpoints)
+        assert_type(verified, VerifiedRecord)
+        assert_type(verified.record, bytes)
+        assert_type(kms.audit.prove(receipt), str)
+        kms.audit.verify(receipt)  # type: ignore[call-arg] # the key is never optional
 
 
 def use_the_fake() -> None:
