@@ -1,13 +1,16 @@
-"""The log that grows: append a batch, sign, publish; refuse to go on after a restore.
+"""The log that grows: take batches, sign, publish; refuse to go on after a restore.
 
 Order of writing (docs/formats/audit-log-v1.md):
 
-    1. entries and tiles     a crash leaves files beyond the signed size: overwritten later
-    2. state, transaction    from here on the new tree counts as signed
-    3. checkpoint            a crash before it leaves the older one, which is consistent;
-                             the next start publishes again from the state
-    4. acknowledgement       by `ingest`; a crash before it brings the records again, and
-                             they are dropped as repeats
+    extend   1. entries and tiles     a crash leaves files beyond the state: overwritten later
+             2. state, transaction    the tree is what will be signed, or a part of it
+    sign     3. last checkpoint       compare-and-swap; from here on the tree counts as signed
+    publish  4. checkpoint            a crash before it leaves the older one, which is
+                                      consistent; the next start signs and publishes again
+             5. acknowledgement       by `ingest`; a crash before it brings the records
+                                      again, and they are dropped as repeats
+
+Between 3 and 4 witnesses may be asked (`publisher`). Several `extend` may share one `sign`.
 """
 
 from __future__ import annotations
@@ -15,24 +18,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from strongroom.tlog.checkpoint import Checkpoint, open_checkpoint
+from strongroom.tlog.checkpoint import Checkpoint
 from strongroom.tlog.errors import VerificationError
-from strongroom.tlog.merkle import EMPTY_ROOT, leaf_hash, range_hash
+from strongroom.tlog.merkle import leaf_hash
+from strongroom_auditlog import opening
 from strongroom_auditlog.checkpoint import Signer
-from strongroom_auditlog.edge import Edge, rebuild_edge
-from strongroom_auditlog.errors import LogError, RecordInvalidError, StartRefusedError
-from strongroom_auditlog.records import Position, Run, next_positions, parse_position
-from strongroom_auditlog.state import OwnerLock, State
-from strongroom_auditlog.tiles import (
-    CHECKPOINT,
-    LogFiles,
-    remove_partials,
-    write_files,
+from strongroom_auditlog.edge import Edge
+from strongroom_auditlog.errors import (
+    EntryArchivedError,
+    LogError,
+    RecordInvalidError,
+    StartRefusedError,
 )
-from strongroom_auditlog.verify import scan_runs
+from strongroom_auditlog.last_checkpoint import CheckpointStore, LastCheckpoint
+from strongroom_auditlog.opening import create_log, last_of
+from strongroom_auditlog.owner_lock import OwnerLock
+from strongroom_auditlog.records import Position, Run, parse_position
+from strongroom_auditlog.retention.store import ArchiveFiles
+from strongroom_auditlog.state import State
+from strongroom_auditlog.tiles import CHECKPOINT, LogFiles, remove_partials, write_files
 
 __all__ = ["AuditLog", "ShardBatch", "create_log"]
 
@@ -45,61 +51,63 @@ class ShardBatch:
     records: tuple[bytes, ...]
 
 
-def create_log(directory: Path, state_file: Path, signer: Signer) -> Checkpoint:
-    """Create an empty log, its state and its first checkpoint, of size 0.
-
-    Raises:
-        StartRefusedError: There is a log or a state already, or they cannot be written.
-    """
-    if (directory / CHECKPOINT).exists() or (directory / "tile").exists():
-        raise StartRefusedError(f"{directory}: holds a log already; nothing is overwritten")
-    try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o750)
-        State.create(state_file, origin=signer.origin, size=0, root=EMPTY_ROOT)
-        checkpoint = signer.sign(0, EMPTY_ROOT)
-        write_files(directory, [(CHECKPOINT, checkpoint.text.encode())])
-    except OSError as exc:
-        raise StartRefusedError(f"{exc.filename}: {exc.strerror}") from exc
-    return checkpoint
-
-
 class AuditLog:
     """An open log, owned by this process until `close`.
 
-    Thread safety: `append` is serialised; everything else may be called from any thread
-    at any time and sees the last published checkpoint.
+    Thread safety: what changes the log is serialised; everything else may be called from
+    any thread at any time and sees the last published checkpoint.
     """
 
     def __init__(
         self,
         files: LogFiles,
         state: State,
+        store: CheckpointStore,
         signer: Signer,
         lock: OwnerLock,
         *,
         edge: Edge,
         published: Checkpoint,
+        last: LastCheckpoint,
     ):
+        """Take over what `open` has checked."""
         self.files = files
         self.signer = signer
         self._state = state
+        self._store = store
         self._owner_lock = lock
         self._append_lock = threading.Lock()
         self._edge = edge
         self._root = edge.root()
         self._positions = state.positions()
+        self._last = last
         self._published = published
+        # Full files that the last checkpoint covers, and those that it does not cover yet.
+        self._full: list[str] = []
+        self._full_since: list[str] = []
         self.repaired: tuple[str, ...] = ()
         """Hash tiles of the right edge that were missing or wrong at start and were rewritten."""
 
     @classmethod
-    def open(cls, directory: Path, state_file: Path, signer: Signer) -> AuditLog:
-        """Open the log: rebuild the right edge and compare it with the state.
+    def open(
+        cls,
+        directory: Path,
+        state_file: Path,
+        last_checkpoint_file: Path,
+        signer: Signer,
+        *,
+        archive: ArchiveFiles | None = None,
+    ) -> AuditLog:
+        """Open the log: rebuild the right edge, compare it with state and checkpoints.
+
+        `archive` has the records that were pruned; it is read only when the position index
+        has to be made again.
 
         Raises:
             StartRefusedError: Another process has the log, a part of it is missing or
-                damaged, or log and state are not of the same moment: one of them was
-                restored from a backup. The message names the cure.
+                damaged, or the parts are not of the same moment: something was restored
+                from a backup. The message names the cure.
+            LogError: The signing key cannot be used now.
         """
         if not directory.is_dir():
             raise StartRefusedError(
@@ -109,44 +117,42 @@ class AuditLog:
         try:
             state = State.open(state_file)
             try:
-                return cls._open(LogFiles(directory), state, signer, lock)
+                files = LogFiles(directory)
+                return cls._open(files, state, last_checkpoint_file, signer, lock, archive=archive)
             except BaseException:
                 state.close()
                 raise
+        except OSError as exc:
+            lock.release()
+            raise StartRefusedError(f"{exc.filename}: {exc.strerror}") from exc
         except BaseException:
             lock.release()
             raise
 
     @classmethod
-    def _open(cls, files: LogFiles, state: State, signer: Signer, lock: OwnerLock) -> AuditLog:
-        size, root = state.tree()
-        if state.origin != signer.origin:
-            raise StartRefusedError(
-                f"the state is of {state.origin}, the configuration says {signer.origin}"
-            )
+    def _open(
+        cls,
+        files: LogFiles,
+        state: State,
+        last_checkpoint_file: Path,
+        signer: Signer,
+        lock: OwnerLock,
+        *,
+        archive: ArchiveFiles | None,
+    ) -> AuditLog:
+        edge, repaired = opening.signed_edge(files, state, signer)
+        tree = edge.size, edge.root()
+        published = opening.check_published(files, signer, *tree)
+        store = opening.open_store(last_checkpoint_file, state, signer)
         try:
-            edge, wrong = rebuild_edge(files, size)
-        except VerificationError as exc:
-            raise StartRefusedError(
-                f"{files.directory}: the state has {size} leaves and the log does not ({exc}); "
-                "restore the newest log, never an older state"
-            ) from exc
-        if edge.root() != root:
-            raise StartRefusedError(
-                f"{files.directory}: the log's root at {size} leaves is not the one that was "
-                "signed; restore the log that belongs to the state, and verify it with "
-                "`strongroom audit verify`"
-            )
-        published = _check_published(files, signer, size, root)
-        log = cls(files, state, signer, lock, edge=edge, published=published)
-        try:
-            write_files(files.directory, wrong)
-            log.repaired = tuple(path for path, _ in wrong)
-            log._publish_pending()
-        except OSError as exc:
-            raise StartRefusedError(f"{exc.filename}: {exc.strerror}") from exc
-        if state.indexed_leaves() != size:
-            _rebuild_index(files, state, size)
+            last = opening.check_last(files, store, signer, tree=tree, published=published)
+            log = cls(files, state, store, signer, lock, edge=edge, published=published, last=last)
+            log.repaired = tuple(repaired)
+            if not opening.index_is_whole(files, state, edge.size, archive):
+                opening.rebuild_index(files, state, edge.size, archive)
+        except BaseException:
+            store.close()
+            raise
         return log
 
     @property
@@ -154,18 +160,33 @@ class AuditLog:
         """The last published checkpoint."""
         return self._published
 
+    @property
+    def size(self) -> int:
+        """Leaves in the tree of the state, which the next `sign` will sign."""
+        return self._edge.size
+
     def next_position(self, region: str) -> tuple[int, int] | None:
         """Return (epoch, next sequence) of a shard; None when it has no record yet."""
         return self._positions.get(region)
 
     def append(self, batches: Sequence[ShardBatch]) -> Checkpoint:
-        """Append batches, sign and publish.
+        """Take batches, sign and publish, without witnesses; return the checkpoint.
+
+        Raises:
+            LogError: As `extend`, `sign` and `publish`. Whether the batches were taken
+                shows in `next_position`.
+        """
+        self.extend(batches)
+        return self.publish(self.sign())
+
+    def extend(self, batches: Sequence[ShardBatch]) -> int:
+        """Take batches into the tree; they are durable, and not to be acknowledged yet.
 
         The records' own positions were checked by the caller; that the batches continue
         their shards' sequences is checked again here.
 
         Returns:
-            The checkpoint that covers the records. They may be acknowledged now.
+            The size of the tree. A published checkpoint of that size covers the records.
 
         Raises:
             ForkRefusedError: The state moved under this process. Stop.
@@ -181,34 +202,69 @@ class AuditLog:
                 _check_continues(positions, batch)
                 runs.append(Run(batch.first, len(batch.records), edge.size + len(records)))
                 records.extend(batch.records)
+            if not records:
+                return edge.size
+            extended, files = edge.extend(records)
+            root = extended.root()
             try:
-                # An earlier call may have ended between the state and the checkpoint.
-                self._publish_pending()
-                if not records:
-                    return self._published
-                extended, files = edge.extend(records)
-                root = extended.root()
                 write_files(self.files.directory, files)
-                self._state.advance(
-                    before=(edge.size, self._root), after=(extended.size, root), runs=runs
-                )
-                self._edge, self._root, self._positions = extended, root, positions
-                self._publish_pending()
             except OSError as exc:
                 raise LogError(f"{exc.filename}: {exc.strerror}") from exc
-            remove_partials(self.files.directory, extended.full_paths_since(edge.size))
-            return self._published
+            self._state.advance(
+                before=(edge.size, self._root), after=(extended.size, root), runs=runs
+            )
+            self._edge, self._root, self._positions = extended, root, positions
+            self._full_since += extended.full_paths_since(edge.size)
+            return extended.size
 
-    def _publish_pending(self) -> None:
-        """Write the checkpoint of the tree in the state, if it is not published yet."""
-        size = self._edge.size
-        if self._published.size != size:
+    def sign(self) -> Checkpoint:
+        """Sign the tree of the state and keep the checkpoint as the last one.
+
+        It is a promise from here on, whoever sees it. Returns what was signed already when
+        the tree is the same.
+
+        Raises:
+            LogStoppedError: Another signer was here, or the key cannot be used any more.
+            LogError: The key or the store cannot be used now. Try again.
+        """
+        with self._append_lock:
+            size, last = self._edge.size, self._last
+            if last.size == size:
+                return Checkpoint(last.origin, last.size, last.root, last.note)
             checkpoint = self.signer.sign(size, self._root)
-            write_files(self.files.directory, [(CHECKPOINT, checkpoint.text.encode())])
-            self._published = checkpoint
+            self._store.replace(last, last_of(checkpoint))
+            self._last = last_of(checkpoint)
+            self._full += self._full_since
+            self._full_since = []
+            return checkpoint
+
+    def publish(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Publish what `sign` returned last, with or without cosignatures.
+
+        Returns:
+            The checkpoint. The records that it covers may be acknowledged now.
+
+        Raises:
+            LogError: It could not be written. Try again.
+        """
+        with self._append_lock:
+            if (checkpoint.size, checkpoint.root) != (self._last.size, self._last.root):
+                raise LogError(f"a checkpoint of {checkpoint.size} leaves was not signed last")
+            if checkpoint.text != self._published.text:
+                try:
+                    write_files(self.files.directory, [(CHECKPOINT, checkpoint.text.encode())])
+                except OSError as exc:
+                    raise LogError(f"{exc.filename}: {exc.strerror}") from exc
+                self._published = checkpoint
+            remove_partials(self.files.directory, self._full)
+            self._full = []
+            return checkpoint
 
     def find(self, position: Position) -> int | None:
         """Return the leaf of the record at `position`; None when it is not in the log.
+
+        That of a pruned record is the index's word alone. Whoever asks has its receipt or
+        its bytes, and compares the leaf's hash.
 
         Raises:
             VerificationError: The log's files do not have what the index says.
@@ -219,6 +275,8 @@ class AuditLog:
             return None
         try:
             found = parse_position(self.files.read_entry(leaf, size))
+        except EntryArchivedError:
+            return leaf
         except RecordInvalidError as exc:
             raise VerificationError(f"leaf {leaf}", str(exc)) from exc
         if found != position:
@@ -226,37 +284,25 @@ class AuditLog:
         return leaf
 
     def holds(self, position: Position, record: bytes) -> bool:
-        """Whether exactly `record`, which says that it is at `position`, is in the log.
+        """Whether exactly `record`, which says that it is at `position`, was taken.
+
+        It need not be covered by a published checkpoint yet.
 
         Raises:
             VerificationError: The log's files do not have what the index says.
         """
-        size = self._published.size
+        size = self._edge.size
         leaf = self._state.find_leaf(position)
         if leaf is None or leaf >= size:
             return False
         return self.files.subtree_hash(size, 0, leaf) == leaf_hash(record)
 
     def close(self) -> None:
-        """Close the state and give the lock back; an append under way ends first."""
+        """Close state and store, and give the lock back; an append under way ends first."""
         with self._append_lock:
             self._state.close()
+            self._store.close()
             self._owner_lock.release()
-
-
-def _rebuild_index(files: LogFiles, state: State, size: int) -> None:
-    """Make the position index again from the entries, which must agree with the state."""
-    try:
-        runs = scan_runs(files, size)
-    except VerificationError as exc:
-        raise StartRefusedError(f"{files.directory}: {exc}; restore the log from a copy") from exc
-    if next_positions(runs) != state.positions():
-        # Going on from other positions would take records twice, or miss some.
-        raise StartRefusedError(
-            "the shards' positions in the state are not those that the log's entries lead to; "
-            "restore the state that belongs to the log"
-        )
-    state.replace_index(runs)
 
 
 def _check_continues(positions: dict[str, tuple[int, int]], batch: ShardBatch) -> None:
@@ -267,34 +313,3 @@ def _check_continues(positions: dict[str, tuple[int, int]], batch: ShardBatch) -
     if not batch.records or sequence != expected or (known is not None and epoch < known[0]):
         raise LogError(f"{batch.first} does not continue the shard; expected {known}")
     positions[region] = (epoch, sequence + len(batch.records))
-
-
-def _check_published(files: LogFiles, signer: Signer, size: int, root: bytes) -> Checkpoint:
-    """Return the published checkpoint if it is of the past of the tree in the state."""
-    try:
-        text = files.read_checkpoint()
-        if text is None:
-            raise StartRefusedError(
-                f"{files.directory / CHECKPOINT}: missing; put back a copy of it, for without it "
-                "an old state cannot be told from the newest"
-            )
-        published = open_checkpoint(text, signer.verifier_key)
-        if published.size > size:
-            raise StartRefusedError(
-                f"the published checkpoint has {published.size} leaves, the state {size}: the "
-                "state was restored from a backup, and signing on would fork the log; restore "
-                "the newest state"
-            )
-        at_published = (
-            root
-            if published.size == size
-            else range_hash(0, published.size, partial(files.subtree_hash, size))
-        )
-    except VerificationError as exc:
-        raise StartRefusedError(f"{files.directory}: {exc}") from exc
-    if at_published != published.root:
-        raise StartRefusedError(
-            f"the published checkpoint of {published.size} leaves is not of the past of the log: "
-            "log and state are not of the same log; restore the newest of both"
-        )
-    return published

@@ -15,20 +15,21 @@ restored log stops the signer.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from strongroom_auditlog.errors import ForkRefusedError, LogError, StartRefusedError
 from strongroom_auditlog.records import Position, Run, next_positions
 
-__all__ = ["OwnerLock", "State"]
+__all__ = ["State"]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+OLDER_VERSION: Final = 1
+"""The same tables; nothing said that the last checkpoint is kept elsewhere too."""
 
 _SCHEMA: Final = """
 CREATE TABLE log (
@@ -53,42 +54,6 @@ CREATE TABLE runs (
 """
 
 
-class OwnerLock:
-    """An flock on the log's directory and on a file beside the state: one signer at a time.
-
-    The kernel drops it when the process ends, however that happens.
-    """
-
-    def __init__(self, directory: Path, state_file: Path):
-        self._descriptors: list[int] = []
-        lock_file = state_file.with_name(f"{state_file.name}.lock")
-        try:
-            # Not the database itself: closing a second descriptor of it would drop the
-            # POSIX locks that SQLite holds (sqlite.org/howtocorrupt, section 2.2).
-            self._take(os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), lock_file)
-            self._take(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), directory)
-        except OSError as exc:
-            self.release()
-            raise StartRefusedError(f"{exc.filename}: {exc.strerror}") from exc
-        except StartRefusedError:
-            self.release()
-            raise
-
-    def _take(self, descriptor: int, path: Path) -> None:
-        self._descriptors.append(descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise StartRefusedError(
-                f"{path}: in use by another audit log process; stop that one first"
-            ) from exc
-
-    def release(self) -> None:
-        """Give the locks back."""
-        while self._descriptors:
-            os.close(self._descriptors.pop())
-
-
 class State:
     """The open state database.
 
@@ -101,6 +66,28 @@ class State:
         self._lock = threading.Lock()
         self.origin = origin
 
+    @property
+    def has_last_checkpoint(self) -> bool:
+        """Whether this log has its last checkpoint in a store of its own.
+
+        Then a store that is missing is a loss, not an older deployment.
+        """
+        with self._lock:
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        return bool(version == SCHEMA_VERSION)
+
+    def remember_last_checkpoint(self) -> None:
+        """Make `has_last_checkpoint` true, for ever.
+
+        Raises:
+            StartRefusedError: The database cannot be written.
+        """
+        try:
+            with self._lock:
+                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        except sqlite3.Error as exc:
+            raise StartRefusedError(f"{self._path}: {exc}") from exc
+
     @classmethod
     def create(
         cls,
@@ -110,8 +97,11 @@ class State:
         size: int,
         root: bytes,
         runs: Sequence[Run] = (),
+        positions: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
         """Create the database, for a new log or for one that was verified in full.
+
+        `positions` are the shards', when `runs` do not begin at leaf 0.
 
         Raises:
             StartRefusedError: There is one already.
@@ -135,6 +125,7 @@ class State:
                 "INSERT INTO log (id, origin, size, root) VALUES (1, ?, ?, ?)", (origin, size, root)
             )
             _insert_runs(connection, runs)
+            _set_positions(connection, positions or {})
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             connection.execute("COMMIT")
         finally:
@@ -194,10 +185,14 @@ class State:
             rows = self._connection.execute("SELECT region, epoch, next_sequence FROM shards")
             return {region: (epoch, sequence) for region, epoch, sequence in rows}
 
-    def indexed_leaves(self) -> int:
-        """Return how many leaves the position index covers."""
+    def indexed_leaves(self, first_leaf: int = 0) -> int:
+        """Return how many leaves the position index covers, from `first_leaf` on."""
         with self._lock:
-            (count,) = self._connection.execute("SELECT total(records) FROM runs").fetchone()
+            (count,) = self._connection.execute(
+                "SELECT total(records - max(0, :first - first_leaf)) FROM runs "
+                "WHERE first_leaf + records > :first",
+                {"first": first_leaf},
+            ).fetchone()
             return int(count)
 
     def find_leaf(self, position: Position) -> int | None:
@@ -255,15 +250,20 @@ class State:
             raise LogError(f"{self._path}: {cause}") from cause
         raise ForkRefusedError(f"{self._path}: the last signed tree is an unknown one") from cause
 
-    def replace_index(self, runs: Sequence[Run]) -> None:
-        """Replace the position index; the shards' positions are left alone.
+    def replace_index(self, runs: Sequence[Run], first_leaf: int = 0) -> None:
+        """Replace the position index from `first_leaf` on; the shards' positions stay.
 
         Raises:
             StartRefusedError: The database cannot be written.
         """
         try:
             with self._lock, self._transaction():
-                self._connection.execute("DELETE FROM runs")
+                self._connection.execute("DELETE FROM runs WHERE first_leaf >= ?", (first_leaf,))
+                self._connection.execute(
+                    "UPDATE runs SET records = :first - first_leaf "
+                    "WHERE first_leaf + records > :first",
+                    {"first": first_leaf},
+                )
                 for run in runs:
                     _insert_run(self._connection, run)
         except sqlite3.Error as exc:
@@ -284,9 +284,9 @@ class State:
 def _check_database(path: Path, connection: sqlite3.Connection) -> str:
     """Check version and integrity; return the origin of the log."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != SCHEMA_VERSION:
+    if version not in (OLDER_VERSION, SCHEMA_VERSION):
         raise StartRefusedError(
-            f"{path}: version {version}; this program knows version {SCHEMA_VERSION}"
+            f"{path}: version {version}; this program knows versions up to {SCHEMA_VERSION}"
         )
     problems = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if problems != "ok":
@@ -300,11 +300,17 @@ def _check_database(path: Path, connection: sqlite3.Connection) -> str:
 def _insert_runs(connection: sqlite3.Connection, runs: Sequence[Run]) -> None:
     for run in runs:
         _insert_run(connection, run)
+    _set_positions(connection, next_positions(runs))
+
+
+def _set_positions(
+    connection: sqlite3.Connection, positions: Mapping[str, tuple[int, int]]
+) -> None:
     connection.executemany(
         "INSERT INTO shards (region, epoch, next_sequence) VALUES (?, ?, ?) "
         "ON CONFLICT (region) DO UPDATE SET epoch = excluded.epoch, "
         "next_sequence = excluded.next_sequence",
-        [(region, *position) for region, position in next_positions(runs).items()],
+        [(region, *position) for region, position in positions.items()],
     )
 
 

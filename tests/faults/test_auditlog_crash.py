@@ -26,7 +26,7 @@ def test_killed_at_every_step_the_log_goes_on_exactly_once(tmp_path: Path) -> No
     key = Ed25519PrivateKey.generate()
     home = LogHome(tmp_path / "home", Signer(ORIGIN, key))
     home.root.mkdir()
-    create_log(home.directory, home.state_file, home.signer)
+    create_log(home.directory, home.state_file, home.last_checkpoint_file, home.signer)
     done = subprocess.run(
         [
             sys.executable,

@@ -14,6 +14,7 @@ from strongroom.tlog.checkpoint import VerifierKey
 from strongroom_auditlog.checkpoint import Signer
 from strongroom_auditlog.log import AuditLog, ShardBatch, create_log
 from strongroom_auditlog.records import Position
+from strongroom_auditlog.retention.store import ArchiveFiles
 
 __all__ = ["LogHome", "batch", "receipt_of", "record"]
 
@@ -74,7 +75,7 @@ class LogHome:
         """Create an empty log below `root`."""
         home = cls(root, Signer(ORIGIN, Ed25519PrivateKey.generate()))
         root.mkdir(parents=True, exist_ok=True)
-        create_log(home.directory, home.state_file, home.signer)
+        create_log(home.directory, home.state_file, home.last_checkpoint_file, home.signer)
         return home
 
     @property
@@ -88,13 +89,26 @@ class LogHome:
         return self.root / "state.sqlite3"
 
     @property
+    def last_checkpoint_file(self) -> Path:
+        """The store of the last checkpoint."""
+        return self.root / "last-checkpoint.sqlite3"
+
+    @property
     def key(self) -> VerifierKey:
         """The verifier key."""
         return self.signer.verifier_key
 
-    def open(self) -> AuditLog:
-        """Open the log."""
-        return AuditLog.open(self.directory, self.state_file, self.signer)
+    def open(self, archive: ArchiveFiles | None = None) -> AuditLog:
+        """Open the log, and publish what an earlier process left."""
+        log = AuditLog.open(
+            self.directory,
+            self.state_file,
+            self.last_checkpoint_file,
+            self.signer,
+            archive=archive,
+        )
+        log.append([])
+        return log
 
     def fill(self, *batches: ShardBatch) -> str:
         """Append each batch under a checkpoint of its own; return the last checkpoint."""

@@ -106,7 +106,7 @@ def test_only_one_process_has_a_log(home: LogHome) -> None:
         elsewhere = home.root / "elsewhere.sqlite3"
         shutil.copy(home.state_file, elsewhere)
         with pytest.raises(StartRefusedError, match="another audit log process"):
-            type(log).open(home.directory, elsewhere, home.signer)
+            type(log).open(home.directory, elsewhere, home.last_checkpoint_file, home.signer)
     finally:
         log.close()
     home.open().close()
@@ -128,9 +128,9 @@ def test_a_second_signer_without_the_lock_is_refused_by_the_state(home: LogHome)
 def test_nothing_is_made_over_a_log_or_a_state(home: LogHome, tmp_path: Path) -> None:
     """Creating is explicit and never overwrites."""
     with pytest.raises(StartRefusedError, match="holds a log already"):
-        create_log(home.directory, tmp_path / "new.sqlite3", home.signer)
+        create_log(home.directory, tmp_path / "new.sqlite3", tmp_path / "last.sqlite3", home.signer)
     with pytest.raises(StartRefusedError, match="never overwritten"):
-        create_log(tmp_path / "new", home.state_file, home.signer)
+        create_log(tmp_path / "new", home.state_file, tmp_path / "last.sqlite3", home.signer)
 
 
 def test_a_log_without_state_and_a_state_without_log_do_not_start(
