@@ -21,19 +21,24 @@ from grpc_health.v1.health import aio as aio_health
 from strongroom.audit.v1 import audit_log_service_pb2_grpc
 from strongroom.json_log import configure_logging
 from strongroom.ops_http import OpsServer, build_ops_app
-from strongroom.tlog.checkpoint import VerifierKey
+from strongroom.tlog.note import CosignerKey
 from strongroom_auditlog import service
 from strongroom_auditlog.calls import CallGuard
+from strongroom_auditlog.checkpoint import Signer
 from strongroom_auditlog.committer import Committer
 from strongroom_auditlog.config import Config
 from strongroom_auditlog.errors import AuditLogError, StartRefusedError
 from strongroom_auditlog.ingest import ShardEndpoint, ShardIngest
-from strongroom_auditlog.keys import create_signing_key, load_signer, write_verifier_key
-from strongroom_auditlog.log import AuditLog, create_log
+from strongroom_auditlog.lifecycle import initialize, open_signer
+from strongroom_auditlog.log import AuditLog
 from strongroom_auditlog.metrics import Metrics
 from strongroom_auditlog.record_index import RecordIndex
 from strongroom_auditlog.record_search import RecordSearch
+from strongroom_auditlog.retention.entries import Entries
+from strongroom_auditlog.retention.store import configured_archive
 from strongroom_auditlog.tls import CredentialFiles, ServerTls
+from strongroom_auditlog.witness_client import WitnessClient, WitnessEndpoint
+from strongroom_auditlog.witnesses import Witnesses
 
 __all__ = ["initialize", "run", "serve"]
 
@@ -43,40 +48,12 @@ STOP_SECONDS: Final = 5.0
 _log = structlog.stdlib.get_logger("strongroom.auditlog")
 
 
-def initialize(config: Config) -> VerifierKey:
-    """Make an empty log: signing key (unless there is one), state, checkpoint of size 0.
-
-    Returns:
-        The verifier key, which is also in `config.verifier_key_file`.
-
-    Raises:
-        StartRefusedError: There is a log or a state already, or they cannot be written.
-    """
-    log = config.log
-    try:
-        for path in (log.private_key_file, log.state, config.verifier_key_file):
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-        if log.private_key_file.exists():
-            signer = load_signer(origin=log.origin, private_key_file=log.private_key_file)
-            write_verifier_key(config.verifier_key_file, signer.verifier_key)
-        else:
-            signer = create_signing_key(
-                origin=log.origin,
-                private_key_file=log.private_key_file,
-                verifier_key_file=config.verifier_key_file,
-            )
-    except OSError as exc:
-        raise StartRefusedError(f"{exc.filename}: {exc.strerror}") from exc
-    create_log(log.directory, log.state, signer)
-    return signer.verifier_key
-
-
 def run(config: Config) -> int:
     """Serve until SIGTERM or SIGINT; the process's exit code.
 
     Raises:
         StartRefusedError: The log does not start; the message names the cure.
-        ForkRefusedError: The log moved under this process.
+        LogStoppedError: The log moved under this process, or its key is lost.
     """
     configure_logging(
         config.ops.log_level,
@@ -93,10 +70,25 @@ async def serve(config: Config) -> None:
 
     Raises:
         StartRefusedError: The log does not start; the message names the cure.
-        ForkRefusedError: The log moved under this process.
+        LogStoppedError: The log moved under this process, or its key is lost.
     """
-    signer = load_signer(origin=config.log.origin, private_key_file=config.log.private_key_file)
-    log = await asyncio.to_thread(AuditLog.open, config.log.directory, config.log.state, signer)
+    signer, hsm_key = await asyncio.to_thread(open_signer, config)
+    try:
+        await _serve_with(config, signer)
+    finally:
+        if hsm_key is not None:
+            await asyncio.to_thread(hsm_key.close)
+
+
+async def _serve_with(config: Config, signer: Signer) -> None:
+    log = await asyncio.to_thread(
+        AuditLog.open,
+        config.log.directory,
+        config.log.state,
+        config.last_checkpoint_file,
+        signer,
+        archive=configured_archive(config.archive.location),
+    )
     try:
         if log.repaired:
             _log.warning("hash tiles of the right edge were rewritten", paths=list(log.repaired))
@@ -109,7 +101,10 @@ async def _serve_open(config: Config, log: AuditLog) -> None:
     metrics = Metrics(
         regions=(shard.region for shard in config.shards),
         version=importlib.metadata.version("strongroom"),
+        witnesses=(witness.name for witness in config.witnesses),
     )
+    metrics.watch(log.files)
+    witnesses = _witnesses(config, log, metrics)
     files = CredentialFiles(
         config.tls.certificate_file, config.tls.private_key_file, config.tls.ca_file
     )
@@ -120,6 +115,7 @@ async def _serve_open(config: Config, log: AuditLog) -> None:
         wall_clock=time.time,
         batch_seconds=config.log.batch_seconds,
         batch_records=config.log.batch_records,
+        witnesses=witnesses,
     )
     shards = [
         ShardIngest(
@@ -133,6 +129,8 @@ async def _serve_open(config: Config, log: AuditLog) -> None:
         for shard in config.shards
     ]
     checks = {"log": lambda: committer.failing}
+    if witnesses is not None:
+        checks["witnesses"] = lambda: witnesses.failing
     try:
         ops = OpsServer(
             listen=config.ops.listen,
@@ -144,6 +142,7 @@ async def _serve_open(config: Config, log: AuditLog) -> None:
         config.index_file,
         origin=config.log.origin,
         files=log.files,
+        entries=Entries(log.files, configured_archive(config.archive.location)),
         size=lambda: log.checkpoint.size,
         metrics=metrics,
     )
@@ -159,11 +158,53 @@ async def _serve_open(config: Config, log: AuditLog) -> None:
         )
         await _run_until_stopped(committer, [shard.run() for shard in shards], tls)
     finally:
+        if witnesses is not None:
+            await witnesses.close()
         await health.enter_graceful_shutdown()
         await server.stop(STOP_SECONDS)
         await ops.stop()
         await asyncio.to_thread(index.close)
         _log.info("stopped", tree_size=log.checkpoint.size)
+
+
+def _witnesses(config: Config, log: AuditLog, metrics: Metrics) -> Witnesses | None:
+    """Return the witnesses of the configuration; None when there are none."""
+    if not config.witnesses:
+        return None
+    try:
+        clients = [
+            WitnessClient(
+                WitnessEndpoint(
+                    witness.name,
+                    witness.url,
+                    CosignerKey.parse(witness.verifier_key),
+                    witness.ca_file,
+                )
+            )
+            for witness in config.witnesses
+        ]
+    except (ValueError, OSError) as exc:
+        raise StartRefusedError(f"[[witnesses]] {exc}") from exc
+    return Witnesses(
+        clients,
+        quorum=config.log.witness_quorum or 0,
+        interval_seconds=config.log.witness_interval_seconds,
+        metrics=metrics.witnesses,
+        published=log.checkpoint,
+    )
+
+
+async def _ingest(committer: Committer, run: Coroutine[Any, Any, None]) -> None:
+    """Ingest from a shard when everything that the state has is published.
+
+    What the state has counts as acknowledged from then on (`ingest`).
+    """
+    try:
+        await committer.published.wait()
+    except BaseException:
+        run.close()
+        raise
+    await run
 
 
 def _build_server(
@@ -211,7 +252,7 @@ async def _run_until_stopped(
         loop.add_signal_handler(number, stop.set)
     appending = asyncio.create_task(committer.run(), name="committer")
     watching = asyncio.create_task(tls.watch(), name="tls")
-    ingesting = [asyncio.create_task(shard, name="ingest") for shard in shards]
+    ingesting = [asyncio.create_task(_ingest(committer, shard), name="ingest") for shard in shards]
     stopping = asyncio.create_task(stop.wait(), name="stop")
     running = {appending, watching, stopping, *ingesting}
     try:

@@ -7,11 +7,10 @@ only paths of files. This is the only module of the package that reads the envir
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -19,52 +18,55 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from strongroom.peers import PeerIdentityError, validate_spiffe_id
-from strongroom.tlog.checkpoint import is_key_name
+from strongroom.tlog.cosignature import WitnessPolicy
+from strongroom.tlog.note import CosignerKey
+from strongroom_auditlog.config_types import (
+    Address,
+    CosignerKeyText,
+    KeyName,
+    LogLevel,
+    Principal,
+    Section,
+    Url,
+    read_settings,
+)
 from strongroom_auditlog.errors import StartRefusedError
 
 __all__ = [
     "AccessConfig",
+    "ArchiveConfig",
     "Config",
+    "HsmConfig",
     "LogConfig",
     "OpsConfig",
     "ServerConfig",
     "ShardConfig",
     "TlsConfig",
+    "WitnessConfig",
     "load_config",
 ]
 
 
-def _check_principal(text: str) -> str:
-    try:
-        return validate_spiffe_id(text)
-    except PeerIdentityError as exc:
-        raise ValueError(str(exc)) from exc
+class HsmConfig(Section):
+    """``[log.hsm]``: the signing key in an HSM token instead of a file."""
+
+    module: Path = Field(description="the vendor's PKCS#11 library")
+    module_environment: dict[str, str] = Field(
+        default_factory=dict, description="environment of the signer process; never secrets"
+    )
+    module_parameters: str = Field(
+        "", description="LibraryParameters of C_Initialize, which few modules need; never secrets"
+    )
+    token_label: str = Field(min_length=1, description="label of the token")
+    pin_file: Path = Field(description="file with the user PIN and nothing else, mode 0600")
+    key_label: str = Field(
+        "strongroom-audit-log",
+        min_length=1,
+        description="CKA_LABEL of the Ed25519 key pair; --init makes it when it is not there",
+    )
 
 
-def _check_address(text: str) -> str:
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 2**16 - 1:
-        raise ValueError("expected host:port, port 0 to 65535 (0 takes a free one)")
-    return text
-
-
-def _check_origin(text: str) -> str:
-    if not is_key_name(text):
-        raise ValueError("expected a name without spaces and plus signs, such as example.org/audit")
-    return text
-
-
-Principal = Annotated[str, AfterValidator(_check_principal)]
-Address = Annotated[str, AfterValidator(_check_address)]
-Origin = Annotated[str, AfterValidator(_check_origin), Field(min_length=1, max_length=255)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LogConfig(_Section):
+class LogConfig(Section):
     """``[log]``: the log itself."""
 
     directory: Path = Field(description="directory of tiles, entries and checkpoint, to be served")
@@ -72,12 +74,38 @@ class LogConfig(_Section):
         description="SQLite database of what was signed; outside of directory, and never "
         "restored from a backup that is older than the log"
     )
-    origin: Origin = Field(description="name of the log in its checkpoints; can never change")
-    private_key_file: Path = Field(
-        description="Ed25519 private key that signs checkpoints, PKCS8 PEM, mode 0600"
+    origin: KeyName = Field(description="name of the log in its checkpoints; can never change")
+    last_checkpoint: Path | None = Field(
+        None,
+        description="SQLite database of the last signed checkpoint, best on another disk or volume "
+        "than state and directory, and never in the same backup; last-checkpoint.sqlite3 beside "
+        "state",
+    )
+    private_key_file: Path | None = Field(
+        None,
+        description="Ed25519 private key that signs checkpoints, PKCS8 PEM, mode 0600; this or "
+        "[log.hsm]",
+    )
+    hsm: HsmConfig | None = Field(
+        None, description="the signing key in an HSM token; this or private_key_file"
     )
     verifier_key_file: Path | None = Field(
-        None, description="where --init writes the verifier key; log.vkey beside the private key"
+        None,
+        description="where --init writes the verifier key; log.vkey beside the private key, or "
+        "beside state",
+    )
+    witness_quorum: int | None = Field(
+        None,
+        ge=0,
+        description="how many of [[witnesses]] must cosign a checkpoint before it is published and "
+        "its records are acknowledged; to be said when there are any",
+    )
+    witness_interval_seconds: float = Field(
+        1.0,
+        ge=0.1,
+        le=60,
+        description="between two requests to the same witness, and with witnesses between two "
+        "checkpoints; others' witnesses expect at least a second",
     )
     index: Path | None = Field(
         None,
@@ -91,8 +119,14 @@ class LogConfig(_Section):
         8192, ge=1, le=65536, description="as many records are appended without waiting longer"
     )
 
+    @model_validator(mode="after")
+    def _check_key(self) -> Self:
+        if (self.private_key_file is None) == (self.hsm is None):
+            raise ValueError("exactly one of private_key_file and [log.hsm] is needed")
+        return self
 
-class ServerConfig(_Section):
+
+class ServerConfig(Section):
     """``[server]``: the gRPC port of AuditLogService."""
 
     listen: Address = Field(
@@ -108,7 +142,7 @@ class ServerConfig(_Section):
     )
 
 
-class TlsConfig(_Section):
+class TlsConfig(Section):
     """``[tls]``: certificate towards callers and shards alike; read again when changed."""
 
     certificate_file: Path = Field(description="PEM certificate chain with one spiffe:// URI SAN")
@@ -116,22 +150,32 @@ class TlsConfig(_Section):
     ca_file: Path = Field(description="PEM certificates of the CA of callers and shards")
 
 
-class OpsConfig(_Section):
+class OpsConfig(Section):
     """``[ops]``: plain HTTP port for /metrics, /livez and /readyz, and the process's own log."""
 
     listen: Address = Field("127.0.0.1:9465", description="host:port; keep it on loopback")
-    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
-        "info", description="debug, info, warning or error"
-    )
+    log_level: LogLevel = Field("info", description="debug, info, warning or error")
 
 
-class AccessConfig(_Section):
+class AccessConfig(Section):
     """``[access]``: who may read records. Proofs are for every authenticated principal."""
 
     readers: tuple[Principal, ...] = Field((), description="principals that may list records")
 
 
-class ShardConfig(_Section):
+class ArchiveConfig(Section):
+    """``[archive]``: where records are kept that leave the log."""
+
+    location: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1024,
+        description="directory, or s3://bucket/prefix: what archive, prune and restore-archive "
+        "take when they are not told, and where indexes are made anew from",
+    )
+
+
+class ShardConfig(Section):
     """``[[shards]]``: a shard whose records go into the log."""
 
     region: Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,31}$")] = Field(
@@ -140,6 +184,21 @@ class ShardConfig(_Section):
     endpoint: Address = Field(description="host:port of the server that hosts the shard")
     server_name: str | None = Field(
         None, min_length=1, description="name in the server's certificate, if not the host"
+    )
+
+
+class WitnessConfig(Section):
+    """``[[witnesses]]``: a witness that is asked to cosign checkpoints."""
+
+    name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,63}$")] = Field(
+        description="name in metrics and log"
+    )
+    url: Url = Field(description="submission prefix; /add-checkpoint is appended")
+    verifier_key: CosignerKeyText = Field(
+        description="verifier key of the witness, name+id+base64, signature type 0x04"
+    )
+    ca_file: Path | None = Field(
+        None, description="PEM certificates of the CA of an https witness; the system's otherwise"
     )
 
 
@@ -156,12 +215,34 @@ class Config(BaseSettings):
     tls: TlsConfig
     ops: OpsConfig = Field(default_factory=OpsConfig)
     access: AccessConfig = Field(default_factory=AccessConfig)
+    archive: ArchiveConfig = Field(default_factory=ArchiveConfig)
     shards: Annotated[tuple[ShardConfig, ...], Field(min_length=1)]
+    witnesses: tuple[WitnessConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_witnesses(self) -> Self:
+        quorum = self.log.witness_quorum
+        if self.witnesses and quorum is None:
+            raise ValueError(
+                f"log.witness_quorum: say how many of the {len(self.witnesses)} witnesses must "
+                "cosign; 0 publishes without waiting for them"
+            )
+        keys = tuple(CosignerKey.parse(witness.verifier_key) for witness in self.witnesses)
+        WitnessPolicy(keys, quorum or 0)  # a key twice, or a quorum that cannot be reached
+        if len({witness.name for witness in self.witnesses}) != len(self.witnesses):
+            raise ValueError("witnesses: a name is used twice")
+        return self
 
     @property
     def verifier_key_file(self) -> Path:
         """Where the verifier key is."""
-        return self.log.verifier_key_file or self.log.private_key_file.with_name("log.vkey")
+        beside = self.log.private_key_file or self.log.state
+        return self.log.verifier_key_file or beside.with_name("log.vkey")
+
+    @property
+    def last_checkpoint_file(self) -> Path:
+        """Where the last checkpoint is."""
+        return self.log.last_checkpoint or self.log.state.with_name("last-checkpoint.sqlite3")
 
     @property
     def index_file(self) -> Path:
@@ -193,49 +274,52 @@ def load_config(path: Path) -> Config:
         StartRefusedError: The file cannot be read, is not TOML, has unknown keys or values
             out of range. The message lists every mistake.
     """
-    if not path.is_file():
-        raise StartRefusedError(f"{path}: no such configuration file; see `strongroom dev init`")
-
-    class _FileConfig(Config):
-        _toml_file = path
-
-    try:
-        loaded = _FileConfig()
-    except ValidationError as exc:
-        lines = [
-            f"  {'.'.join(str(part) for part in error['loc']) or '(file)'}: {error['msg']}"
-            for error in exc.errors(include_input=False, include_url=False)
-        ]
-        raise StartRefusedError(
-            f"{path}: mistakes in the configuration:\n" + "\n".join(lines)
-        ) from exc
-    except (ValueError, OSError) as exc:  # tomllib.TOMLDecodeError, a file that is not readable
-        raise StartRefusedError(f"{path}: {exc}") from exc
+    loaded = read_settings(Config, path)
     regions = [shard.region for shard in loaded.shards]
     if len(set(regions)) != len(regions):
         raise StartRefusedError(f"{path}: shards: a region is listed twice")
     config = _resolve_paths(loaded, path.parent)
-    for name, file in (("state", config.log.state), ("index", config.index_file)):
+    for name, file in (
+        ("state", config.log.state),
+        ("index", config.index_file),
+        ("last_checkpoint", config.last_checkpoint_file),
+    ):
         if file.resolve().is_relative_to(config.log.directory.resolve()):
             raise StartRefusedError(
                 f"{path}: log.{name}: must not lie in log.directory, which is served and copied"
             )
-    if config.index_file.resolve() == config.log.state.resolve():
-        raise StartRefusedError(f"{path}: log.index: must not be the state")
+    databases = (config.log.state, config.index_file, config.last_checkpoint_file)
+    if len({file.resolve() for file in databases}) != len(databases):
+        raise StartRefusedError(
+            f"{path}: log: state, index and last_checkpoint must be different files"
+        )
     return config
 
 
 def _resolve_paths(config: Config, base: Path) -> Config:
     log, tls = config.log, config.tls
-    paths = {name: base / getattr(log, name) for name in ("directory", "state", "private_key_file")}
-    if log.verifier_key_file is not None:
-        paths["verifier_key_file"] = base / log.verifier_key_file
-    if log.index is not None:
-        paths["index"] = base / log.index
+    optional = ("private_key_file", "verifier_key_file", "index", "last_checkpoint")
+    paths: dict[str, object] = {
+        name: base / getattr(log, name)
+        for name in ("directory", "state", *optional)
+        if getattr(log, name) is not None
+    }
+    if log.hsm is not None:
+        hsm = {"module": base / log.hsm.module, "pin_file": base / log.hsm.pin_file}
+        paths["hsm"] = log.hsm.model_copy(update=hsm)
+    witnesses = tuple(
+        witness.model_copy(update={"ca_file": witness.ca_file and base / witness.ca_file})
+        for witness in config.witnesses
+    )
     names = ("certificate_file", "private_key_file", "ca_file")
+    archive = config.archive
+    if archive.location is not None and "://" not in archive.location:
+        archive = archive.model_copy(update={"location": str(base / archive.location)})
     return config.model_copy(
         update={
             "log": log.model_copy(update=paths),
+            "archive": archive,
+            "witnesses": witnesses,
             "tls": tls.model_copy(update={name: base / getattr(tls, name) for name in names}),
         }
     )

@@ -1,12 +1,14 @@
 """Every metric of the audit log, in one registry of its own.
 
-Labels come from closed sets only: the regions of the configuration and `ErrorKind`.
+Labels come from closed sets only: regions and witnesses of the configuration, and enums.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+import math
+import shutil
+from collections.abc import Callable, Iterable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,8 +21,11 @@ from prometheus_client import (
 
 from strongroom.audit.v1 import audit_log_service_pb2
 from strongroom.rpc_metrics import RpcMetrics
+from strongroom.tlog.errors import VerificationError
+from strongroom_auditlog.tiles import LogFiles
+from strongroom_auditlog.witness_client import Outcome
 
-__all__ = ["ErrorKind", "Metrics"]
+__all__ = ["ErrorKind", "Metrics", "WitnessMetrics"]
 
 
 class ErrorKind(enum.StrEnum):
@@ -36,10 +41,47 @@ class ErrorKind(enum.StrEnum):
     COMMIT = "commit"  # the log could not be written; tried again
 
 
+class WitnessMetrics:
+    """What comes of asking witnesses. Thread safety: complete."""
+
+    def __init__(self, registry: CollectorRegistry, witnesses: Iterable[str]):
+        """Make every series with the value 0."""
+        requests = Counter(
+            "strongroom_audit_witness_requests_total",
+            "Requests to witnesses, by how they ended.",
+            ("witness", "outcome"),
+            registry=registry,
+        )
+        self._requests = {
+            (witness, outcome): requests.labels(witness, outcome)
+            for witness in witnesses
+            for outcome in Outcome
+        }
+        self._cosignatures = Gauge(
+            "strongroom_audit_checkpoint_cosignatures",
+            "Cosignatures that the newest signed checkpoint has got.",
+            registry=registry,
+        )
+        self._missing = Gauge(
+            "strongroom_audit_quorum_missing",
+            "1 when the newest signed checkpoint waits for cosignatures and is not published.",
+            registry=registry,
+        )
+
+    def request(self, witness: str, outcome: Outcome) -> None:
+        """Count a request."""
+        self._requests[witness, outcome].inc()
+
+    def cosigned(self, cosignatures: int, *, enough: bool) -> None:
+        """Note how many cosignatures a checkpoint has got."""
+        self._cosignatures.set(cosignatures)
+        self._missing.set(0 if enough else 1)
+
+
 class Metrics:
     """The metrics of one process. Thread safety: complete."""
 
-    def __init__(self, *, regions: Iterable[str], version: str):
+    def __init__(self, *, regions: Iterable[str], version: str, witnesses: Iterable[str] = ()):
         """Make every series with the value 0, so that the first error is an increase."""
         registry = CollectorRegistry()
         self._registry = registry
@@ -82,6 +124,22 @@ class Metrics:
             "How often the index was made anew from the log's entries.",
             registry=registry,
         )
+        self._minimum_index = Gauge(
+            "strongroom_audit_minimum_index",
+            "Leaf below which records were pruned from the log; 0 when none were.",
+            registry=registry,
+        )
+        self._disk_free = Gauge(
+            "strongroom_audit_disk_free_bytes",
+            "Free bytes of the volume of the log's directory.",
+            registry=registry,
+        )
+        self._disk_size = Gauge(
+            "strongroom_audit_disk_size_bytes",
+            "Bytes of the volume of the log's directory.",
+            registry=registry,
+        )
+        self.witnesses = WitnessMetrics(registry, witnesses)
         names = tuple(regions)
         self.ingested = {region: ingested.labels(region) for region in names}
         self.stopped = {region: stopped.labels(region) for region in names}
@@ -93,6 +151,23 @@ class Metrics:
         ).set(1)
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
+
+    def watch(self, files: LogFiles) -> None:
+        """Look at the log's volume and mark whenever the metrics are asked for."""
+
+        def look(what: Callable[[], int]) -> Callable[[], float]:
+            def value() -> float:
+                try:
+                    return what()
+                except (OSError, VerificationError):
+                    return math.nan  # not known; the other metrics are
+
+            return value
+
+        directory = files.directory
+        self._minimum_index.set_function(look(lambda: files.read_mark().minimum_index))
+        self._disk_free.set_function(look(lambda: shutil.disk_usage(directory).free))
+        self._disk_size.set_function(look(lambda: shutil.disk_usage(directory).total))
 
     def error(self, region: str, kind: ErrorKind) -> None:
         """Count an error of ingestion."""

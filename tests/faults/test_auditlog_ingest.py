@@ -332,3 +332,22 @@ async def test_a_log_that_cannot_be_written_is_written_later(
         moved.rename(blocked)
         await running.until(lambda: shard.acknowledged == 20)
     assert verify_log(home.directory, home.key).shards == {"eu-1": (5, 20)}
+
+
+async def test_a_checkpoint_that_cannot_be_published_is_published_later(
+    home: LogHome, shard: Shard, authority: CertificateAuthority
+) -> None:
+    """Records that are in the log already wait for their checkpoint, and enter once (A3)."""
+    shard.add(10)
+    async with ingesting(home, shard, authority) as running:
+        await running.until(lambda: shard.acknowledged == 10)
+        blocked = home.directory / ".checkpoint.tmp"
+        blocked.mkdir()
+        shard.add(10)
+        await running.until(lambda: running.errors(ErrorKind.COMMIT) >= 1)
+        shard.add(10)
+        await running.until(lambda: running.log.size == 30)
+        assert (shard.acknowledged, running.log.checkpoint.size) == (10, 10)
+        blocked.rmdir()
+        await running.until(lambda: shard.acknowledged == 30)
+    assert verify_log(home.directory, home.key).shards == {"eu-1": (5, 30)}

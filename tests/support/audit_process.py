@@ -38,17 +38,27 @@ class AuditLogProcess:
 
     @classmethod
     def create(
-        cls, root: Path, tls: CredentialFiles, shards: dict[str, int], readers: tuple[str, ...] = ()
+        cls,
+        root: Path,
+        tls: CredentialFiles,
+        shards: dict[str, int],
+        readers: tuple[str, ...] = (),
+        *,
+        log: tuple[str, ...] = ('private_key_file = "log.key"',),
+        more: tuple[str, ...] = (),
     ) -> AuditLogProcess:
-        """Write a configuration and make the empty log."""
+        """Write a configuration and make the empty log.
+
+        `log` are further lines of [log], `more` further tables.
+        """
         root.mkdir()
         lines = [
             "[log]",
             'directory = "log"',
             'state = "state.sqlite3"',
             'origin = "audit.example.org/strongroom"',
-            'private_key_file = "log.key"',
             "batch_seconds = 0.05",
+            *log,
             "[server]",
             f'listen = "127.0.0.1:{free_port()}"',
             "[ops]",
@@ -62,6 +72,7 @@ class AuditLogProcess:
         ]
         for region, port in shards.items():
             lines += ["[[shards]]", f'region = "{region}"', f'endpoint = "127.0.0.1:{port}"']
+        lines += more
         config_file = root / "audit-log.toml"
         config_file.write_text("\n".join(lines))
         return cls(config_file, app.initialize(load_config(config_file)))
@@ -76,11 +87,16 @@ class AuditLogProcess:
         """What the process has printed."""
         return self.config_file.with_name("stdout.jsonl")
 
+    @property
+    def command(self) -> tuple[str, ...]:
+        """How it is started."""
+        return (sys.executable, "-c", _PROGRAM, str(self.config_file))
+
     async def start(self) -> None:
         """Start it and wait until it is ready."""
         with self.log_lines.open("ab") as output:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", _PROGRAM, str(self.config_file), stdout=output, stderr=output
+                *self.command, stdout=output, stderr=output
             )
         async with asyncio.timeout(20):
             while (await self.ops("/readyz"))[0] != 200:

@@ -4,9 +4,8 @@
     unknown origin                                       404
     no signature of the log's key, or a wrong one        403
     old size beyond the checkpoint's                     400
-    empty tree with another root                         422
     old size is not the one that was cosigned last       409, with that size
-    no consistency with it                               422
+    no consistency with it, or an impossible empty tree  422
     the store fails                                      500, and nothing is said
     else                                                 200, with the cosignature
 
@@ -163,10 +162,10 @@ def _verify_signatures(request: AddCheckpoint, keys: Sequence[VerifierKey]) -> s
 
 def _check_growth(request: AddCheckpoint, last: Cosigned, size: int, root: bytes) -> None:
     """Check that the last cosigned tree is a prefix of the new one."""
-    if size == 0 and root != EMPTY_ROOT:
-        raise Refusal(Verdict.INCONSISTENT, "an empty tree has another root")
     if request.old != last.size:
         raise Refusal(Verdict.CONFLICT, f"the last cosigned size is {last.size}", size=last.size)
+    if size == 0 and root != EMPTY_ROOT:
+        raise Refusal(Verdict.INCONSISTENT, "an empty tree has another root")
     try:
         # An empty first tree and equal sizes have an empty proof; equal sizes, equal roots.
         verify_consistency(
