@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.audit_records import LogHome, batch
+from tests.support.witness import TestCosigner
 
 SOURCE = Path(__file__).with_name("go")
 
@@ -76,6 +77,26 @@ def test_go_verifies_signature_root_inclusion_and_consistency(
         0,
         "3000 leaves, 8 older checkpoints\n",
     )
+
+
+def test_go_verifies_cosignatures(
+    tlogcheck: Path, log: tuple[LogHome, list[str]], tmp_path: Path
+) -> None:
+    """Witnesses in the published checkpoint are verified by sumdb's notes, and must be there."""
+    home, _ = log
+    shutil.copytree(home.directory, tmp_path / "log")
+    path = tmp_path / "log" / "checkpoint"
+    text = path.read_text()
+    first, second, third = (TestCosigner(f"witness.example.org/w{n}") for n in range(3))
+    path.write_text(text + first.line(text) + third.line(text, 2) + second.line(text, 2**62))
+    witnesses = ["-witness", str(first.key), "-witness", str(second.key)]
+    assert run(tlogcheck, home, tmp_path / "log", *witnesses)[0] == 0
+    path.write_text(text + first.line(text))
+    code, output = run(tlogcheck, home, tmp_path / "log", *witnesses)
+    assert (code, "not signed by witness.example.org/w1" in output) == (1, True)
+    other = home.signer.sign(7, bytes(32)).text
+    path.write_text(text + first.line(text) + second.line(other))
+    assert run(tlogcheck, home, tmp_path / "log", *witnesses)[0] == 1
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InvalidSignature
 from tests.support.audit_records import LogHome, batch, receipt_of, record
+from tests.support.witness import TestCosigner
 from tlog_scales import tiles
 from tlog_scales.backend import LocalBackend
 from tlog_scales.reader import TilesReader
@@ -34,7 +37,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> tuple[LogHome, list[str]]:
     rng = random.Random(1)  # noqa: S311 - sizes of batches
     sequence = 1
     while sequence <= SIZE:
-        count = min(rng.choice((1, 200, 256, 3000)), SIZE + 1 - sequence)
+        count = min(rng.choice((1, 5, 60, 190)), SIZE + 1 - sequence)
         checkpoints.append(
             opened.append([batch("eu-1", 5, range(sequence, sequence + count))]).text
         )
@@ -56,13 +59,28 @@ def test_the_checkpoint_is_signed_for_others(log: tuple[LogHome, list[str]]) -> 
     assert (checkpoint.size, checkpoint.origin) == (SIZE, home.key.name)
 
 
+def test_cosignatures_are_cosignatures_for_others(log: tuple[LogHome, list[str]]) -> None:
+    """Their verifier takes our witness's key and line; another checkpoint's is refused."""
+    _, checkpoints = log
+    witness = TestCosigner()
+    theirs = Vkey.from_string(str(witness.key))
+    text = checkpoints[-1]
+    Checkpoint.from_text(text + witness.line(text)).verify(theirs)
+    with pytest.raises(InvalidSignature):
+        Checkpoint.from_text(text + witness.line(checkpoints[0])).verify(theirs)
+    with pytest.raises(RuntimeError, match="no signature matched"):
+        Checkpoint.from_text(text).verify(theirs)
+
+
 def test_their_root_is_ours(log: tuple[LogHome, list[str]]) -> None:
     """The root that they compute from our tiles is the signed one."""
     reader, checkpoint = reader_of(log[0])
     assert reader.calculate_root_hash() == checkpoint.root_hash
 
 
-def test_a_thousand_leaves_are_included_for_them(log: tuple[LogHome, list[str]]) -> None:
+def test_a_thousand_leaves_are_included_for_them(
+    log: tuple[LogHome, list[str]], figures: Callable[..., None]
+) -> None:
     """1,000 leaves, read and proved by them from our files (A7)."""
     reader, checkpoint = reader_of(log[0])
     for index in random.Random(2).sample(range(SIZE), 1000):  # noqa: S311 - a sample
@@ -70,10 +88,13 @@ def test_a_thousand_leaves_are_included_for_them(log: tuple[LogHome, list[str]])
         assert entry == record("eu-1", 5, index + 1)
         proof = reader.get_inclusion_proof(index, SIZE)
         proof.check(tiles.leaf_hash(entry), checkpoint.root_hash)
+    figures(leaves_included="1000 of 1000")
 
 
-def test_all_our_checkpoints_are_consistent_for_them(log: tuple[LogHome, list[str]]) -> None:
-    """Their proofs, from our tiles, lead from each checkpoint to the last; ours are the same."""
+def test_all_our_checkpoints_are_consistent_for_them(
+    log: tuple[LogHome, list[str]], figures: Callable[..., None]
+) -> None:
+    """Their proofs, from our tiles, lead from each of 1,000 checkpoints to the last (A7)."""
     home, checkpoints = log
     reader, last = reader_of(home)
     files = LogFiles(home.directory)
@@ -83,6 +104,8 @@ def test_all_our_checkpoints_are_consistent_for_them(log: tuple[LogHome, list[st
         proof = reader.get_consistency_proof(older.size, SIZE)
         proof.check(older.root_hash, last.root_hash)
         assert proof.node_hashes == prove_consistency(files, ours, older.size, SIZE)
+    figures(checkpoints_consistent=f"{len(checkpoints)} of {len(checkpoints)}")
+    assert len(checkpoints) >= 1000
 
 
 @pytest.mark.parametrize("index", [0, 255, 256, 65_535, 65_536, SIZE - 1])
