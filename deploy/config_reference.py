@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from strongroom_auditlog.config import Config as AuditLogConfig
+from strongroom_auditlog.witness.config import WitnessSettings
 from strongroom_server.config import Config as ServerConfig
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "operations.md"
@@ -29,29 +30,43 @@ def section_tables(model: type[BaseModel]) -> str:
     """Return a table for every section of a configuration."""
     blocks = []
     for name, field in model.model_fields.items():
-        section, repeated = _section_of(field.annotation)
-        heading = f"[[{name}]]" if repeated else f"[{name}]"
-        optional = "" if field.is_required() else ", may be left out"
-        rows = [
-            f"| `{setting}` | {_default_of(info)} | {info.description} |"
-            for setting, info in section.model_fields.items()
-        ]
-        blocks.append(
-            "\n".join([f"`{heading}`{optional}", "", "| key | default | meaning |"])
-            + "\n| --- | --- | --- |\n"
-            + "\n".join(rows)
-        )
+        section = _section_of(field.annotation)
+        if section is None:
+            raise TypeError(f"{name} is not a section")
+        blocks += _section_blocks(name, field, section[0], repeated=section[1])
     return "\n\n".join(blocks) + "\n"
 
 
-def _section_of(annotation: object) -> tuple[type[BaseModel], bool]:
-    """Return the section's type, and whether it is a list of them."""
+def _section_blocks(
+    name: str, field: FieldInfo, section: type[BaseModel], *, repeated: bool
+) -> list[str]:
+    """Return the table of a section, and those of the sections in it."""
+    heading = f"[[{name}]]" if repeated else f"[{name}]"
+    optional = "" if field.is_required() else ", may be left out"
+    rows: list[str] = []
+    inner: list[str] = []
+    for setting, info in section.model_fields.items():
+        nested = _section_of(info.annotation)
+        if nested is None:
+            rows.append(f"| `{setting}` | {_default_of(info)} | {info.description} |")
+        else:
+            inner += _section_blocks(f"{name}.{setting}", info, nested[0], repeated=nested[1])
+    table = (
+        "\n".join([f"`{heading}`{optional}", "", "| key | default | meaning |"])
+        + "\n| --- | --- | --- |\n"
+        + "\n".join(rows)
+    )
+    return [table, *inner]
+
+
+def _section_of(annotation: object) -> tuple[type[BaseModel], bool] | None:
+    """Return the section's type, and whether it is a list of them; None for a value."""
     for candidate in typing.get_args(annotation):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate, typing.get_origin(annotation) in {tuple, list}
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, False
-    raise TypeError(f"{annotation} is not a section")
+    return None
 
 
 def _default_of(info: FieldInfo) -> str:
@@ -73,7 +88,11 @@ def _default_of(info: FieldInfo) -> str:
 
 def models() -> dict[str, type[BaseModel]]:
     """Return every configuration by the name of its place in the page."""
-    return {"server": ServerConfig, "audit-log": AuditLogConfig}
+    return {
+        "server": ServerConfig,
+        "audit-log": AuditLogConfig,
+        "audit-witness": WitnessSettings,
+    }
 
 
 def current(page: str) -> str:
