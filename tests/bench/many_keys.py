@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -195,7 +195,7 @@ def many_keys_rows(count: int) -> list[Row]:
         }
         measured: dict[tuple[str, int], list[LoadResult]] = {}
 
-        def measure(way: str, choosers: dict[int, Callable[[], int]]) -> None:
+        def measure(way: str, choosers: Mapping[int, Callable[[], int]]) -> None:
             for _ in range(ROUNDS):
                 for deployment in (few, many):
                     result = asyncio.run(
