@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import re
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine
 from tests.support.store_samples import REGION, SteppingClock
 
@@ -38,6 +41,19 @@ def test_migrated_and_declared_tables_are_the_same() -> None:
         assert _tables(connection) == found
     migrated.dispose()
     declared.dispose()
+
+
+def test_the_scripts_are_those_that_alembic_knows() -> None:
+    """Names and revisions of the scripts agree, in one line without branches."""
+    scripts = ScriptDirectory.from_config(migrate._config())
+    assert migrate.revisions() == [script.revision for script in scripts.walk_revisions()][::-1]
+    assert scripts.get_heads() == migrate.revisions()[-1:]
+
+
+def test_a_server_starts_without_alembic() -> None:
+    """What only a migration needs is not imported with the store."""
+    program = "import sys, strongroom_server.store; sys.exit('alembic' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 async def test_opening_leaves_logging_alone(tmp_path: Path) -> None:
