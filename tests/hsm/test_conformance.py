@@ -15,11 +15,12 @@ from tests.support.hsm_modules import ModuleMissingError, make_module_token
 from tests.support.pkcs11_shim import Shim
 from tests.support.softhsm import TestToken, new_ref, running_pool
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.domain.keys import KeySpec, KeyUsage
 from strongroom_server.errors import KeySpecUnsupportedError, StartRefusedError
 from strongroom_server.hsm import ck_mechanisms as ck
 from strongroom_server.hsm.conformance import check_module
-from strongroom_server.hsm.key_kinds import KINDS, Algorithm
+from strongroom_server.hsm.key_kinds import KINDS
 from strongroom_server.hsm.return_codes import HsmFaultError, ModuleUnusableError
 from strongroom_server.hsm.token import TokenSession
 

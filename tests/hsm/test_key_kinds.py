@@ -11,12 +11,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 from tests.support.hsm_keys import new_key, new_resident
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.domain.keys import KeySpec, KeyUsage
 from strongroom_server.hsm import ck_mechanisms as ck
 from strongroom_server.hsm import key_template
 from strongroom_server.hsm.asymmetric import KeyPairs
 from strongroom_server.hsm.encodings import ecdsa_from_der
-from strongroom_server.hsm.key_kinds import KINDS, Algorithm, KeyKind, Operand
+from strongroom_server.hsm.key_kinds import KINDS, KeyKind, Operand
 from strongroom_server.hsm.key_ring import KeyRing
 from strongroom_server.hsm.return_codes import (
     KeyAbsentError,

@@ -18,10 +18,10 @@ from tests.support.softhsm import (
     wait_until,
 )
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.domain.keys import KeyMaterial, KeySpec, KeyUsage
 from strongroom_server.errors import HsmUnavailableError, InternalError, StrongroomError
 from strongroom_server.hsm.breaker import BreakerState
-from strongroom_server.hsm.key_kinds import Algorithm
 from strongroom_server.hsm.pool import SessionPool
 
 pytestmark = pytest.mark.hsm

@@ -11,6 +11,7 @@ from tests.support.hsm_load import AAD, create_key, in_seconds
 from tests.support.pkcs11_shim import Shim
 from tests.support.softhsm import RecordingObserver, TestToken, new_ref, running_pool, wait_until
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.domain.keys import (
     KeyMaterial,
     KeySpec,
@@ -25,7 +26,6 @@ from strongroom_server.errors import (
     MacInvalidError,
     SignatureInvalidError,
 )
-from strongroom_server.hsm.key_kinds import Algorithm
 from strongroom_server.hsm.pool import SessionPool
 
 pytestmark = pytest.mark.hsm

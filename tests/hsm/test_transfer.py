@@ -18,6 +18,7 @@ from tests.support.hsm_load import AAD, create_key, in_seconds
 from tests.support.hsm_modules import ModuleMissingError, make_module_token
 from tests.support.softhsm import RecordingObserver, TestToken, make_token, new_ref, running_pool
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.domain.keys import KeyMaterial, KeySpec, KeyUsage, KeyVersionRef
 from strongroom_server.errors import (
     ArgumentInvalidError,
@@ -27,7 +28,6 @@ from strongroom_server.errors import (
 )
 from strongroom_server.hsm import ck_mechanisms as ck
 from strongroom_server.hsm import transfer_format
-from strongroom_server.hsm.key_kinds import Algorithm
 from strongroom_server.hsm.pool import SessionPool, SessionPoolSettings, TransferKey
 from strongroom_server.hsm.token import TokenSession
 

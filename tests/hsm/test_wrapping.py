@@ -7,12 +7,13 @@ import os
 import pytest
 from tests.support.hsm_keys import AES, MAC, new_key, new_resident, new_wrapped
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.domain.keys import KeySpec, KeyUsage
 from strongroom_server.hsm import ck_mechanisms as ck
 from strongroom_server.hsm import key_template
 from strongroom_server.hsm.ck_attributes import AttributeValue
 from strongroom_server.hsm.conformance import check_module
-from strongroom_server.hsm.key_kinds import KINDS, Algorithm
+from strongroom_server.hsm.key_kinds import KINDS
 from strongroom_server.hsm.key_ring import KeyRing
 from strongroom_server.hsm.key_template import Hardening
 from strongroom_server.hsm.return_codes import (

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from tests.support.softhsm import new_ref, wait_until
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.domain.keys import KeyMaterial, KeySpec, KeyUsage, WrappedMaterial
 from strongroom_server.errors import (
     CiphertextInvalidError,
@@ -24,7 +25,7 @@ from strongroom_server.errors import (
     MacInvalidError,
     SignatureInvalidError,
 )
-from strongroom_server.hsm.key_kinds import KINDS, Algorithm, KeyKind
+from strongroom_server.hsm.key_kinds import KINDS, KeyKind
 from strongroom_server.hsm.pool import SessionPool
 
 __all__ = [

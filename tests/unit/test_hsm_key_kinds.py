@@ -6,8 +6,9 @@ import hashlib
 
 import pytest
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.domain.keys import KeySpec, KeyUsage
-from strongroom_server.hsm.key_kinds import KINDS, SPECS, USAGES, Algorithm, Operand, kind_of
+from strongroom_server.hsm.key_kinds import KINDS, SPECS, USAGES, Operand, kind_of
 from strongroom_server.hsm.wire_operations import SPEC_NUMBERS, USAGE_NUMBERS
 
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.hsm import transfer_format
-from strongroom_server.hsm.key_kinds import KINDS, Algorithm
+from strongroom_server.hsm.key_kinds import KINDS
 from strongroom_server.hsm.transfer_format import TransferFormatError, TransferHeader
 from strongroom_server.hsm.wire_operations import KIND_BY_NUMBERS, SPEC_NUMBERS, USAGE_NUMBERS
 

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.domain.keys import KeySpec, KeyUsage
 from strongroom_server.hsm import handshake, wire
 from strongroom_server.hsm.handshake import Report, StartStatus, WorkerSettings
-from strongroom_server.hsm.key_kinds import KINDS, Algorithm
+from strongroom_server.hsm.key_kinds import KINDS
 from strongroom_server.hsm.wire import (
     MAX_BATCH,
     NO_KEY,

@@ -12,12 +12,13 @@ import hashlib
 import hmac as constant_time
 from typing import Final
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.hsm import ck_mechanisms as ck
 from strongroom_server.hsm import encodings
 from strongroom_server.hsm.ck_attributes import AttributeValue
 from strongroom_server.hsm.ck_mechanisms import Mechanism
 from strongroom_server.hsm.handles import session_objects
-from strongroom_server.hsm.key_kinds import Algorithm, KeyKind
+from strongroom_server.hsm.key_kinds import KeyKind
 from strongroom_server.hsm.key_ring import KeyRing
 from strongroom_server.hsm.return_codes import HsmFaultError, PolicyRefusedError, TamperedError
 from strongroom_server.hsm.ring_errors import ArgumentRefusedError

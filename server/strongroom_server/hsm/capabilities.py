@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.domain.keys import KeySpec, KeyUsage
-from strongroom_server.hsm.key_kinds import Algorithm, KeyKind
+from strongroom_server.hsm.key_kinds import KeyKind
 from strongroom_server.hsm.key_template import Hardening
 
 __all__ = ["Capabilities"]

@@ -1,8 +1,7 @@
 """The kinds of key: what a spec and a usage are in PKCS#11, and what may be done with them.
 
 One table. A kind that is not in it does not exist; whether a module can do it is another
-question, which `capabilities` answers. Sizes and algorithms per spec are those that AWS
-KMS' users know.
+question, which `capabilities` answers. What is done with them: `domain/algorithms.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from strongroom_server.domain.algorithms import Algorithm, algorithms_of
 from strongroom_server.domain.keys import KeySpec, KeyUsage
 from strongroom_server.hsm import ck_mechanisms as ck
 
@@ -19,41 +19,10 @@ __all__ = [
     "KINDS",
     "SPECS",
     "USAGES",
-    "Algorithm",
     "KeyKind",
     "Operand",
     "kind_of",
 ]
-
-
-class Algorithm(enum.IntEnum):
-    """What is done with a key. The numbers are those of `wire`."""
-
-    AES_256_GCM = 1
-    HMAC_SHA_224 = 2
-    HMAC_SHA_256 = 3
-    HMAC_SHA_384 = 4
-    HMAC_SHA_512 = 5
-    RSASSA_PKCS1_V1_5_SHA_256 = 6
-    RSASSA_PKCS1_V1_5_SHA_384 = 7
-    RSASSA_PKCS1_V1_5_SHA_512 = 8
-    RSASSA_PSS_SHA_256 = 9
-    RSASSA_PSS_SHA_384 = 10
-    RSASSA_PSS_SHA_512 = 11
-    ECDSA_SHA_256 = 12
-    ECDSA_SHA_384 = 13
-    ECDSA_SHA_512 = 14
-    ED25519 = 15
-    RSAES_OAEP_SHA_1 = 16
-    RSAES_OAEP_SHA_256 = 17
-    ECDH = 18
-
-    @property
-    def hash_name(self) -> str:
-        """The hash as hashlib names it; empty for an algorithm without one."""
-        if self in {Algorithm.AES_256_GCM, Algorithm.ED25519, Algorithm.ECDH}:
-            return ""
-        return "sha" + self.name.rpartition("_")[2]  # HMAC_SHA_224 and so on
 
 
 class Operand(enum.Enum):
@@ -123,6 +92,10 @@ class KeyKind:
         return f"{self.spec} keys for {self.usage}"
 
 
+def _algorithms(spec: KeySpec, usage: KeyUsage) -> frozenset[Algorithm]:
+    return frozenset(algorithms_of(spec, usage))
+
+
 _HMACS: Final = {
     224: ck.CKM_SHA224_HMAC,
     256: ck.CKM_SHA256_HMAC,
@@ -132,7 +105,6 @@ _HMACS: Final = {
 
 
 def _hmac(bits: int) -> KeyKind:
-    algorithm = Algorithm[f"HMAC_SHA_{bits}"]
     return KeyKind(
         KeySpec[f"HMAC_{bits}"],
         KeyUsage.GENERATE_VERIFY_MAC,
@@ -142,7 +114,7 @@ def _hmac(bits: int) -> KeyKind:
         ck.CKK_GENERIC_SECRET,
         ck.CKM_GENERIC_SECRET_KEY_GEN,
         frozenset({"SIGN", "VERIFY"}),
-        frozenset({algorithm}),
+        _algorithms(KeySpec[f"HMAC_{bits}"], KeyUsage.GENERATE_VERIFY_MAC),
         (_HMACS[bits],),
         key_bytes=bits // 8,
     )
@@ -156,16 +128,7 @@ def _rsa_sign(bits: int) -> KeyKind:
         ck.CKK_RSA,
         ck.CKM_RSA_PKCS_KEY_PAIR_GEN,
         frozenset({"SIGN"}),
-        frozenset(
-            {
-                Algorithm.RSASSA_PKCS1_V1_5_SHA_256,
-                Algorithm.RSASSA_PKCS1_V1_5_SHA_384,
-                Algorithm.RSASSA_PKCS1_V1_5_SHA_512,
-                Algorithm.RSASSA_PSS_SHA_256,
-                Algorithm.RSASSA_PSS_SHA_384,
-                Algorithm.RSASSA_PSS_SHA_512,
-            }
-        ),
+        _algorithms(KeySpec[f"RSA_{bits}"], KeyUsage.SIGN_VERIFY),
         (ck.CKM_RSA_PKCS, ck.CKM_RSA_PKCS_PSS),
         public_uses=frozenset({"VERIFY"}),
         modulus_bits=bits,
@@ -180,8 +143,7 @@ def _rsa_encrypt(bits: int) -> KeyKind:
         ck.CKK_RSA,
         ck.CKM_RSA_PKCS_KEY_PAIR_GEN,
         frozenset({"DECRYPT"}),
-        frozenset({Algorithm.RSAES_OAEP_SHA_1, Algorithm.RSAES_OAEP_SHA_256}),
-        # No PKCS#1 v1.5 decryption: its errors are an oracle (RFC 8017, 7.2).
+        _algorithms(KeySpec[f"RSA_{bits}"], KeyUsage.ENCRYPT_DECRYPT),
         (ck.CKM_RSA_PKCS_OAEP,),
         public_uses=frozenset({"ENCRYPT"}),
         modulus_bits=bits,
@@ -194,7 +156,6 @@ class _Curve:
     oid: bytes
     field_bytes: int
     name: str
-    algorithm: Algorithm
 
 
 # Object identifiers: RFC 5480, 2.1.1.1; secp256k1: SEC 2, A.2.
@@ -204,20 +165,14 @@ _CURVES: Final = (
         bytes.fromhex("06082a8648ce3d030107"),
         32,
         "secp256r1",
-        Algorithm.ECDSA_SHA_256,
     ),
-    _Curve(
-        KeySpec.EC_P384, bytes.fromhex("06052b81040022"), 48, "secp384r1", Algorithm.ECDSA_SHA_384
-    ),
-    _Curve(
-        KeySpec.EC_P521, bytes.fromhex("06052b81040023"), 66, "secp521r1", Algorithm.ECDSA_SHA_512
-    ),
+    _Curve(KeySpec.EC_P384, bytes.fromhex("06052b81040022"), 48, "secp384r1"),
+    _Curve(KeySpec.EC_P521, bytes.fromhex("06052b81040023"), 66, "secp521r1"),
     _Curve(
         KeySpec.EC_SECP256K1,
         bytes.fromhex("06052b8104000a"),
         32,
         "secp256k1",
-        Algorithm.ECDSA_SHA_256,
     ),
 )
 _ED25519_OID: Final = bytes.fromhex("06032b6570")  # RFC 8410, 3
@@ -231,7 +186,7 @@ def _ecdsa(curve: _Curve) -> KeyKind:
         ck.CKK_EC,
         ck.CKM_EC_KEY_PAIR_GEN,
         frozenset({"SIGN"}),
-        frozenset({curve.algorithm}),
+        _algorithms(curve.spec, KeyUsage.SIGN_VERIFY),
         (ck.CKM_ECDSA,),
         public_uses=frozenset({"VERIFY"}),
         curve=curve.oid,
@@ -248,7 +203,7 @@ def _ecdh(curve: _Curve) -> KeyKind:
         ck.CKK_EC,
         ck.CKM_EC_KEY_PAIR_GEN,
         frozenset({"DERIVE"}),
-        frozenset({Algorithm.ECDH}),
+        _algorithms(curve.spec, KeyUsage.KEY_AGREEMENT),
         (ck.CKM_ECDH1_DERIVE,),
         curve=curve.oid,
         field_bytes=curve.field_bytes,
@@ -263,7 +218,7 @@ _AES: Final = KeyKind(
     ck.CKK_AES,
     ck.CKM_AES_KEY_GEN,
     frozenset({"ENCRYPT", "DECRYPT"}),
-    frozenset({Algorithm.AES_256_GCM}),
+    _algorithms(KeySpec.AES_256, KeyUsage.ENCRYPT_DECRYPT),
     # GCM alone: the key cannot serve as an AES-ECB oracle, from which a GCM keystream
     # could be computed for any IV.
     (ck.CKM_AES_GCM,),
@@ -276,7 +231,7 @@ _ED25519: Final = KeyKind(
     ck.CKK_EC_EDWARDS,
     ck.CKM_EC_EDWARDS_KEY_PAIR_GEN,
     frozenset({"SIGN"}),
-    frozenset({Algorithm.ED25519}),
+    _algorithms(KeySpec.ED25519, KeyUsage.SIGN_VERIFY),
     (ck.CKM_EDDSA,),
     public_uses=frozenset({"VERIFY"}),
     curve=_ED25519_OID,

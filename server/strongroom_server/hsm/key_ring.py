@@ -13,11 +13,12 @@ import hmac as constant_time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.hsm import ck_mechanisms as ck
 from strongroom_server.hsm import key_template
 from strongroom_server.hsm.capabilities import Capabilities
 from strongroom_server.hsm.handles import BoundedMap
-from strongroom_server.hsm.key_kinds import Algorithm, KeyKind
+from strongroom_server.hsm.key_kinds import KeyKind
 from strongroom_server.hsm.key_template import Hardening
 from strongroom_server.hsm.ladder import Ladder
 from strongroom_server.hsm.mechanisms import IV_BYTES

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.domain.keys import (
     KeyMaterial,
     KeySpec,
@@ -21,7 +22,7 @@ from strongroom_server.domain.keys import (
 )
 from strongroom_server.errors import CiphertextInvalidError, KeySpecUnsupportedError
 from strongroom_server.hsm.dispatch import Dispatcher, WorkerLostError
-from strongroom_server.hsm.key_kinds import Algorithm, kind_of
+from strongroom_server.hsm.key_kinds import kind_of
 from strongroom_server.hsm.observer import NullObserver, PoolObserver
 from strongroom_server.hsm.pool_operations import to_root, to_wire
 from strongroom_server.hsm.pool_pairs import PoolPairs

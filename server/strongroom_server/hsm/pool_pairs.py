@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.domain.keys import KeyMaterial
 from strongroom_server.errors import (
     ArgumentInvalidError,
@@ -15,7 +16,7 @@ from strongroom_server.errors import (
     MacInvalidError,
     SignatureInvalidError,
 )
-from strongroom_server.hsm.key_kinds import Algorithm, kind_of
+from strongroom_server.hsm.key_kinds import kind_of
 from strongroom_server.hsm.pool_operations import PoolOperations, to_wire
 from strongroom_server.hsm.wire import Operation
 from strongroom_server.hsm.wire_operations import MAX_PUBLIC_KEY_BYTES, MAX_RSA_BYTES

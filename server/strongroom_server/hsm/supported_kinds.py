@@ -11,11 +11,12 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.domain.keys import KeySpec, KeyUsage
 from strongroom_server.hsm import ck_mechanisms as ck
 from strongroom_server.hsm import key_template, known_answers
 from strongroom_server.hsm.ck_attributes import AttributeValue
-from strongroom_server.hsm.key_kinds import KINDS, Algorithm, KeyKind
+from strongroom_server.hsm.key_kinds import KINDS, KeyKind
 from strongroom_server.hsm.return_codes import Action, ReturnCodeError
 from strongroom_server.hsm.token import KeyHandle, MechanismInfo, TokenSession
 

@@ -18,10 +18,11 @@ import hashlib
 import hmac as constant_time
 from typing import Final
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.hsm import ck_mechanisms as ck
 from strongroom_server.hsm import encodings, key_template, transfer_format
 from strongroom_server.hsm.handles import SessionObjects, destroy, session_objects
-from strongroom_server.hsm.key_kinds import Algorithm, KeyKind
+from strongroom_server.hsm.key_kinds import KeyKind
 from strongroom_server.hsm.key_ring import KeyRing
 from strongroom_server.hsm.key_template import Hardening, ObjectTemplate
 from strongroom_server.hsm.return_codes import KeyAbsentError, PolicyRefusedError, TamperedError

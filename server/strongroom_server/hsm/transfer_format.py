@@ -20,7 +20,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from strongroom_server.hsm.key_kinds import Algorithm
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.hsm.wire_operations import KIND_BY_NUMBERS
 
 __all__ = [

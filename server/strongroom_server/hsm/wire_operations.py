@@ -10,8 +10,9 @@ import enum
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.domain.keys import KeySpec, KeyUsage
-from strongroom_server.hsm.key_kinds import KINDS, SPECS, USAGES, Algorithm, KeyKind
+from strongroom_server.hsm.key_kinds import KINDS, SPECS, USAGES, KeyKind
 
 __all__ = [
     "KIND_BY_NUMBERS",

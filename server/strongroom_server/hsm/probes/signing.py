@@ -11,10 +11,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
+from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.domain.keys import KeySpec, KeyUsage
 from strongroom_server.hsm import ck_mechanisms as ck
 from strongroom_server.hsm import encodings
-from strongroom_server.hsm.key_kinds import KINDS, Algorithm, KeyKind
+from strongroom_server.hsm.key_kinds import KINDS, KeyKind
 from strongroom_server.hsm.key_template import CHECKED_PUBLIC
 from strongroom_server.hsm.probes.probe import (
     Finding,
