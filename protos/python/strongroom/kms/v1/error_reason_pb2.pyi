@@ -74,6 +74,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the record was moved from the audit log to its archive; ErrorInfo's metadata has `archive` and
     `minimum_index`, the first leaf that is still here.
     """
+    ERROR_REASON_KEY_STATE_INVALID: _ErrorReason.ValueType  # 25
+    """FAILED_PRECONDITION: the state of the key or key version does not allow this; being disabled has a reason of its own."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. ErrorInfo.reason carries the name without the prefix `ERROR_REASON_`."""
@@ -130,4 +132,6 @@ ERROR_REASON_RECORD_ARCHIVED: ErrorReason.ValueType  # 24
 """FAILED_PRECONDITION: the record was moved from the audit log to its archive; ErrorInfo's metadata has `archive` and
 `minimum_index`, the first leaf that is still here.
 """
+ERROR_REASON_KEY_STATE_INVALID: ErrorReason.ValueType  # 25
+"""FAILED_PRECONDITION: the state of the key or key version does not allow this; being disabled has a reason of its own."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -5,6 +5,7 @@ The verbs of the key management service."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -44,11 +45,55 @@ DATA_KEY_SPEC_AES_128: DataKeySpec.ValueType  # 2
 """16 bytes."""
 Global___DataKeySpec: _TypeAlias = DataKeySpec  # noqa: Y015
 
+class _KeyOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KeyOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KEY_ORDER_UNSPECIFIED: _KeyOrder.ValueType  # 0
+    """Not stated; taken as KEY_ORDER_OLDEST_FIRST."""
+    KEY_ORDER_OLDEST_FIRST: _KeyOrder.ValueType  # 1
+    """By create_time, ascending."""
+    KEY_ORDER_NEWEST_FIRST: _KeyOrder.ValueType  # 2
+    """By create_time, descending."""
+
+class KeyOrder(_KeyOrder, metaclass=_KeyOrderEnumTypeWrapper):
+    """Order of a list of keys."""
+
+KEY_ORDER_UNSPECIFIED: KeyOrder.ValueType  # 0
+"""Not stated; taken as KEY_ORDER_OLDEST_FIRST."""
+KEY_ORDER_OLDEST_FIRST: KeyOrder.ValueType  # 1
+"""By create_time, ascending."""
+KEY_ORDER_NEWEST_FIRST: KeyOrder.ValueType  # 2
+"""By create_time, descending."""
+Global___KeyOrder: _TypeAlias = KeyOrder  # noqa: Y015
+
 @_typing.final
 class CreateKeyRequest(_message.Message):
     """Request of CreateKey."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     PARENT_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
@@ -58,6 +103,7 @@ class CreateKeyRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     STORAGE_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Required. Shard, `regions/{region}`; at most 40 characters."""
     description: _builtins.str
@@ -78,6 +124,10 @@ class CreateKeyRequest(_message.Message):
     """Optional. Where the material is kept; the shard's default when nothing is said. Refused with KEY_SPEC_UNSUPPORTED
     when the shard's HSM cannot keep such a key there.
     """
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Optional. Tags of the key; at most 50, names of 1 to 128 characters, values of at most 256. `strongroom:` is reserved."""
+
     def __init__(
         self,
         *,
@@ -89,10 +139,11 @@ class CreateKeyRequest(_message.Message):
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
         storage: _resources_pb2.KeyStorage.ValueType = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "parent", b"parent", "policy", b"policy", "request_id", b"request_id", "spec", b"spec", "storage", b"storage", "usage", b"usage", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "parent", b"parent", "policy", b"policy", "request_id", b"request_id", "spec", b"spec", "storage", b"storage", "tags", b"tags", "usage", b"usage", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -169,6 +220,56 @@ class GetKeyResponse(_message.Message):
 Global___GetKeyResponse: _TypeAlias = GetKeyResponse  # noqa: Y015
 
 @_typing.final
+class KeyFilter(_message.Message):
+    """Which keys of a shard. A key has to fit every field that is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    STATES_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_resources_pb2.KeyState.ValueType]:
+        """Optional. States, one of which the key has; at most 4. Without them, every state but DESTROYED."""
+
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Optional. Tags that the key has, with these very values; at most 50."""
+
+    def __init__(
+        self,
+        *,
+        states: _abc.Iterable[_resources_pb2.KeyState.ValueType] | None = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["states", b"states", "tags", b"tags"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyFilter: _TypeAlias = KeyFilter  # noqa: Y015
+
+@_typing.final
 class ListKeysRequest(_message.Message):
     """Request of ListKeys."""
 
@@ -177,22 +278,32 @@ class ListKeysRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Required. Shard, `regions/{region}`; at most 40 characters."""
     page_size: _builtins.int
     """Optional. Most keys to return; 0 to 1,000, 0 means 100. Fewer may come with a next_page_token."""
     page_token: _builtins.str
-    """Optional. next_page_token of the page before; at most 1,024 characters."""
+    """Optional. next_page_token of the page before, with the same filter and order; at most 1,024 characters."""
+    order: Global___KeyOrder.ValueType
+    """Optional. In which order; oldest first when nothing is said."""
+    @_builtins.property
+    def filter(self) -> Global___KeyFilter:
+        """Optional. Which keys; all but the destroyed ones without it."""
+
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: Global___KeyFilter | None = ...,
+        order: Global___KeyOrder.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1095,3 +1206,679 @@ class GenerateRandomResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateRandomResponse: _TypeAlias = GenerateRandomResponse  # noqa: Y015
+
+@_typing.final
+class UpdateKeyRequest(_message.Message):
+    """Request of UpdateKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    etag: _builtins.str
+    """Optional. etag of the key that was read; a key that changed since is refused with ETAG_MISMATCH. At most 64 characters."""
+    request_id: _builtins.str
+    """Optional. UUID; a repeat with the same id and the same request returns the first answer."""
+    validate_only: _builtins.bool
+    """Optional. Check arguments, permission and state; use and change nothing. Resources in the answer are as they would be."""
+    @_builtins.property
+    def key(self) -> _resources_pb2.Key:
+        """Required. The key: its `name`, and the fields that the mask names; the others are not looked at."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Required. What to change; `description` can be."""
+
+    def __init__(
+        self,
+        *,
+        key: _resources_pb2.Key | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "key", b"key", "request_id", b"request_id", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateKeyRequest: _TypeAlias = UpdateKeyRequest  # noqa: Y015
+
+@_typing.final
+class UpdateKeyResponse(_message.Message):
+    """Response of UpdateKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> _resources_pb2.Key:
+        """Output only. The key as it is now."""
+
+    def __init__(
+        self,
+        *,
+        key: _resources_pb2.Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateKeyResponse: _TypeAlias = UpdateKeyResponse  # noqa: Y015
+
+@_typing.final
+class ScheduleKeyDeletionRequest(_message.Message):
+    """Request of ScheduleKeyDeletion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PENDING_DAYS_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Key, `regions/{region}/keys/{uuid}`; aliases are not taken here. At most 128 characters."""
+    pending_days: _builtins.int
+    """Optional. Waiting time in days; 7 to 30 and not below the deployment's minimum; 30 when nothing is said."""
+    etag: _builtins.str
+    """Optional. etag of the key that was read; a key that changed since is refused with ETAG_MISMATCH. At most 64 characters."""
+    request_id: _builtins.str
+    """Optional. UUID; a repeat with the same id and the same request returns the first answer."""
+    validate_only: _builtins.bool
+    """Optional. Check arguments, permission and state; use and change nothing. Resources in the answer are as they would be."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        pending_days: _builtins.int = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "pending_days", b"pending_days", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduleKeyDeletionRequest: _TypeAlias = ScheduleKeyDeletionRequest  # noqa: Y015
+
+@_typing.final
+class ScheduleKeyDeletionResponse(_message.Message):
+    """Response of ScheduleKeyDeletion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> _resources_pb2.Key:
+        """Output only. The key as it is now."""
+
+    def __init__(
+        self,
+        *,
+        key: _resources_pb2.Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduleKeyDeletionResponse: _TypeAlias = ScheduleKeyDeletionResponse  # noqa: Y015
+
+@_typing.final
+class CancelKeyDeletionRequest(_message.Message):
+    """Request of CancelKeyDeletion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Key, `regions/{region}/keys/{uuid}`; aliases are not taken here. At most 128 characters."""
+    etag: _builtins.str
+    """Optional. etag of the key that was read; a key that changed since is refused with ETAG_MISMATCH. At most 64 characters."""
+    request_id: _builtins.str
+    """Optional. UUID; a repeat with the same id and the same request returns the first answer."""
+    validate_only: _builtins.bool
+    """Optional. Check arguments, permission and state; use and change nothing. Resources in the answer are as they would be."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelKeyDeletionRequest: _TypeAlias = CancelKeyDeletionRequest  # noqa: Y015
+
+@_typing.final
+class CancelKeyDeletionResponse(_message.Message):
+    """Response of CancelKeyDeletion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> _resources_pb2.Key:
+        """Output only. The key as it is now."""
+
+    def __init__(
+        self,
+        *,
+        key: _resources_pb2.Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelKeyDeletionResponse: _TypeAlias = CancelKeyDeletionResponse  # noqa: Y015
+
+@_typing.final
+class GetKeyVersionRequest(_message.Message):
+    """Request of GetKeyVersion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Key version, `regions/{region}/keys/{uuid}/versions/{n}`; at most 160 characters."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetKeyVersionRequest: _TypeAlias = GetKeyVersionRequest  # noqa: Y015
+
+@_typing.final
+class GetKeyVersionResponse(_message.Message):
+    """Response of GetKeyVersion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key_version(self) -> _resources_pb2.KeyVersion:
+        """Output only. The version as it is now."""
+
+    def __init__(
+        self,
+        *,
+        key_version: _resources_pb2.KeyVersion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key_version", b"key_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_version", b"key_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetKeyVersionResponse: _TypeAlias = GetKeyVersionResponse  # noqa: Y015
+
+@_typing.final
+class ScheduleKeyVersionDeletionRequest(_message.Message):
+    """Request of ScheduleKeyVersionDeletion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PENDING_DAYS_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Key version, `regions/{region}/keys/{uuid}/versions/{n}`; at most 160 characters."""
+    pending_days: _builtins.int
+    """Optional. Waiting time in days; 7 to 30 and not below the deployment's minimum; 30 when nothing is said."""
+    etag: _builtins.str
+    """Optional. etag of the key that was read; a key that changed since is refused with ETAG_MISMATCH. At most 64 characters."""
+    request_id: _builtins.str
+    """Optional. UUID; a repeat with the same id and the same request returns the first answer."""
+    validate_only: _builtins.bool
+    """Optional. Check arguments, permission and state; use and change nothing. Resources in the answer are as they would be."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        pending_days: _builtins.int = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "pending_days", b"pending_days", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduleKeyVersionDeletionRequest: _TypeAlias = ScheduleKeyVersionDeletionRequest  # noqa: Y015
+
+@_typing.final
+class ScheduleKeyVersionDeletionResponse(_message.Message):
+    """Response of ScheduleKeyVersionDeletion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key_version(self) -> _resources_pb2.KeyVersion:
+        """Output only. The version as it is now."""
+
+    def __init__(
+        self,
+        *,
+        key_version: _resources_pb2.KeyVersion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key_version", b"key_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_version", b"key_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduleKeyVersionDeletionResponse: _TypeAlias = ScheduleKeyVersionDeletionResponse  # noqa: Y015
+
+@_typing.final
+class CancelKeyVersionDeletionRequest(_message.Message):
+    """Request of CancelKeyVersionDeletion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Key version, `regions/{region}/keys/{uuid}/versions/{n}`; at most 160 characters."""
+    etag: _builtins.str
+    """Optional. etag of the key that was read; a key that changed since is refused with ETAG_MISMATCH. At most 64 characters."""
+    request_id: _builtins.str
+    """Optional. UUID; a repeat with the same id and the same request returns the first answer."""
+    validate_only: _builtins.bool
+    """Optional. Check arguments, permission and state; use and change nothing. Resources in the answer are as they would be."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelKeyVersionDeletionRequest: _TypeAlias = CancelKeyVersionDeletionRequest  # noqa: Y015
+
+@_typing.final
+class CancelKeyVersionDeletionResponse(_message.Message):
+    """Response of CancelKeyVersionDeletion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key_version(self) -> _resources_pb2.KeyVersion:
+        """Output only. The version as it is now."""
+
+    def __init__(
+        self,
+        *,
+        key_version: _resources_pb2.KeyVersion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key_version", b"key_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_version", b"key_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelKeyVersionDeletionResponse: _TypeAlias = CancelKeyVersionDeletionResponse  # noqa: Y015
+
+@_typing.final
+class UpdateAliasRequest(_message.Message):
+    """Request of UpdateAlias."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Alias, `regions/{region}/aliases/{alias}`; at most 320 characters."""
+    key: _builtins.str
+    """Required. Key that the alias shall name, `regions/{region}/keys/{uuid}`, of the same region, spec and usage; at most 128 characters."""
+    request_id: _builtins.str
+    """Optional. UUID; a repeat with the same id and the same request returns the first answer."""
+    validate_only: _builtins.bool
+    """Optional. Check arguments, permission and state; use and change nothing. Resources in the answer are as they would be."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        key: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateAliasRequest: _TypeAlias = UpdateAliasRequest  # noqa: Y015
+
+@_typing.final
+class UpdateAliasResponse(_message.Message):
+    """Response of UpdateAlias."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIAS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def alias(self) -> _resources_pb2.Alias:
+        """Output only. The alias as it is now."""
+
+    def __init__(
+        self,
+        *,
+        alias: _resources_pb2.Alias | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateAliasResponse: _TypeAlias = UpdateAliasResponse  # noqa: Y015
+
+@_typing.final
+class DeleteAliasRequest(_message.Message):
+    """Request of DeleteAlias."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Alias, `regions/{region}/aliases/{alias}`; at most 320 characters."""
+    request_id: _builtins.str
+    """Optional. UUID; a repeat with the same id and the same request returns the first answer."""
+    validate_only: _builtins.bool
+    """Optional. Check arguments, permission and state; use and change nothing. Resources in the answer are as they would be."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAliasRequest: _TypeAlias = DeleteAliasRequest  # noqa: Y015
+
+@_typing.final
+class DeleteAliasResponse(_message.Message):
+    """Response of DeleteAlias."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIAS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def alias(self) -> _resources_pb2.Alias:
+        """Output only. The alias as it was."""
+
+    def __init__(
+        self,
+        *,
+        alias: _resources_pb2.Alias | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAliasResponse: _TypeAlias = DeleteAliasResponse  # noqa: Y015
+
+@_typing.final
+class ListAliasesRequest(_message.Message):
+    """Request of ListAliases."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. Shard, `regions/{region}`; at most 40 characters."""
+    key: _builtins.str
+    """Optional. Key whose aliases to list, `regions/{region}/keys/{uuid}`; at most 128 characters."""
+    page_size: _builtins.int
+    """Optional. Most aliases to return; 0 to 1,000, 0 means 100. Fewer may come with a next_page_token."""
+    page_token: _builtins.str
+    """Optional. next_page_token of the page before; at most 1,024 characters."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        key: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAliasesRequest: _TypeAlias = ListAliasesRequest  # noqa: Y015
+
+@_typing.final
+class ListAliasesResponse(_message.Message):
+    """Response of ListAliases."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIASES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Output only. Asks for the next page; empty on the last one."""
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Alias]:
+        """Output only. The aliases of this page."""
+
+    def __init__(
+        self,
+        *,
+        aliases: _abc.Iterable[_resources_pb2.Alias] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAliasesResponse: _TypeAlias = ListAliasesResponse  # noqa: Y015
+
+@_typing.final
+class TagResourceRequest(_message.Message):
+    """Request of TagResource."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Key, `regions/{region}/keys/{uuid}`; aliases are not taken here. At most 128 characters."""
+    etag: _builtins.str
+    """Optional. etag of the key that was read; a key that changed since is refused with ETAG_MISMATCH. At most 64 characters."""
+    request_id: _builtins.str
+    """Optional. UUID; a repeat with the same id and the same request returns the first answer."""
+    validate_only: _builtins.bool
+    """Optional. Check arguments, permission and state; use and change nothing. Resources in the answer are as they would be."""
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Required. Tags to set; 1 to 50, names of 1 to 128 characters, values of at most 256. `strongroom:` is reserved. A key
+        has at most 50.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "tags", b"tags", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TagResourceRequest: _TypeAlias = TagResourceRequest  # noqa: Y015
+
+@_typing.final
+class TagResourceResponse(_message.Message):
+    """Response of TagResource."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> _resources_pb2.Key:
+        """Output only. The key as it is now."""
+
+    def __init__(
+        self,
+        *,
+        key: _resources_pb2.Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TagResourceResponse: _TypeAlias = TagResourceResponse  # noqa: Y015
+
+@_typing.final
+class UntagResourceRequest(_message.Message):
+    """Request of UntagResource."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TAG_NAMES_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. Key, `regions/{region}/keys/{uuid}`; aliases are not taken here. At most 128 characters."""
+    etag: _builtins.str
+    """Optional. etag of the key that was read; a key that changed since is refused with ETAG_MISMATCH. At most 64 characters."""
+    request_id: _builtins.str
+    """Optional. UUID; a repeat with the same id and the same request returns the first answer."""
+    validate_only: _builtins.bool
+    """Optional. Check arguments, permission and state; use and change nothing. Resources in the answer are as they would be."""
+    @_builtins.property
+    def tag_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Required. Names of the tags to take away; 1 to 50, of 1 to 128 characters."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        tag_names: _abc.Iterable[_builtins.str] | None = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "tag_names", b"tag_names", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UntagResourceRequest: _TypeAlias = UntagResourceRequest  # noqa: Y015
+
+@_typing.final
+class UntagResourceResponse(_message.Message):
+    """Response of UntagResource."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> _resources_pb2.Key:
+        """Output only. The key as it is now."""
+
+    def __init__(
+        self,
+        *,
+        key: _resources_pb2.Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UntagResourceResponse: _TypeAlias = UntagResourceResponse  # noqa: Y015

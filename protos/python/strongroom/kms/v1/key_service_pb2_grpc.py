@@ -76,6 +76,61 @@ class KeyServiceStub(object):
                 request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.CreateAliasRequest.SerializeToString,
                 response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.CreateAliasResponse.FromString,
                 _registered_method=True)
+        self.UpdateKey = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/UpdateKey',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UpdateKeyRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UpdateKeyResponse.FromString,
+                _registered_method=True)
+        self.ScheduleKeyDeletion = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/ScheduleKeyDeletion',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.ScheduleKeyDeletionRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.ScheduleKeyDeletionResponse.FromString,
+                _registered_method=True)
+        self.CancelKeyDeletion = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/CancelKeyDeletion',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.CancelKeyDeletionRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.CancelKeyDeletionResponse.FromString,
+                _registered_method=True)
+        self.GetKeyVersion = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/GetKeyVersion',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GetKeyVersionRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GetKeyVersionResponse.FromString,
+                _registered_method=True)
+        self.ScheduleKeyVersionDeletion = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/ScheduleKeyVersionDeletion',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.ScheduleKeyVersionDeletionRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.ScheduleKeyVersionDeletionResponse.FromString,
+                _registered_method=True)
+        self.CancelKeyVersionDeletion = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/CancelKeyVersionDeletion',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.CancelKeyVersionDeletionRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.CancelKeyVersionDeletionResponse.FromString,
+                _registered_method=True)
+        self.UpdateAlias = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/UpdateAlias',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UpdateAliasRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UpdateAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/DeleteAlias',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.DeleteAliasResponse.FromString,
+                _registered_method=True)
+        self.ListAliases = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/ListAliases',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.ListAliasesRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.ListAliasesResponse.FromString,
+                _registered_method=True)
+        self.TagResource = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/TagResource',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.TagResourceRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.TagResourceResponse.FromString,
+                _registered_method=True)
+        self.UntagResource = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/UntagResource',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UntagResourceRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UntagResourceResponse.FromString,
+                _registered_method=True)
         self.Encrypt = channel.unary_unary(
                 '/strongroom.kms.v1.KeyService/Encrypt',
                 request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.EncryptRequest.SerializeToString,
@@ -169,6 +224,83 @@ class KeyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateKey(self, request, context):
+        """Changes what a key says of itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScheduleKeyDeletion(self, request, context):
+        """Stops every use of a key at once and has it destroyed when the waiting time is over (docs/key-deletion.md).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelKeyDeletion(self, request, context):
+        """Takes ScheduleKeyDeletion back while nothing has been destroyed; the key is then disabled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetKeyVersion(self, request, context):
+        """Describes one version of a key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScheduleKeyVersionDeletion(self, request, context):
+        """Stops every use of one version, never the primary one, and has it destroyed when the waiting time is over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelKeyVersionDeletion(self, request, context):
+        """Takes ScheduleKeyVersionDeletion back while nothing has been destroyed; the version can be used again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateAlias(self, request, context):
+        """Points an alias to another key of the same spec and usage.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Takes an alias away; its key stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAliases(self, request, context):
+        """Lists the aliases of a shard whose keys the caller may see, or those of one key, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TagResource(self, request, context):
+        """Adds tags to a key; a tag that is there gets the new value.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UntagResource(self, request, context):
+        """Takes tags off a key; one that is not there is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Encrypt(self, request, context):
         """Encrypts up to 4,096 bytes inside the HSM.
         """
@@ -253,6 +385,61 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.CreateAlias,
                     request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.CreateAliasRequest.FromString,
                     response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.CreateAliasResponse.SerializeToString,
+            ),
+            'UpdateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateKey,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UpdateKeyRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UpdateKeyResponse.SerializeToString,
+            ),
+            'ScheduleKeyDeletion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScheduleKeyDeletion,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.ScheduleKeyDeletionRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.ScheduleKeyDeletionResponse.SerializeToString,
+            ),
+            'CancelKeyDeletion': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelKeyDeletion,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.CancelKeyDeletionRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.CancelKeyDeletionResponse.SerializeToString,
+            ),
+            'GetKeyVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKeyVersion,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GetKeyVersionRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GetKeyVersionResponse.SerializeToString,
+            ),
+            'ScheduleKeyVersionDeletion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScheduleKeyVersionDeletion,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.ScheduleKeyVersionDeletionRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.ScheduleKeyVersionDeletionResponse.SerializeToString,
+            ),
+            'CancelKeyVersionDeletion': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelKeyVersionDeletion,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.CancelKeyVersionDeletionRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.CancelKeyVersionDeletionResponse.SerializeToString,
+            ),
+            'UpdateAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAlias,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UpdateAliasRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UpdateAliasResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.DeleteAliasResponse.SerializeToString,
+            ),
+            'ListAliases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAliases,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.ListAliasesRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.ListAliasesResponse.SerializeToString,
+            ),
+            'TagResource': grpc.unary_unary_rpc_method_handler(
+                    servicer.TagResource,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.TagResourceRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.TagResourceResponse.SerializeToString,
+            ),
+            'UntagResource': grpc.unary_unary_rpc_method_handler(
+                    servicer.UntagResource,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UntagResourceRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UntagResourceResponse.SerializeToString,
             ),
             'Encrypt': grpc.unary_unary_rpc_method_handler(
                     servicer.Encrypt,
@@ -503,6 +690,303 @@ class KeyService(object):
             '/strongroom.kms.v1.KeyService/CreateAlias',
             strongroom_dot_kms_dot_v1_dot_key__service__pb2.CreateAliasRequest.SerializeToString,
             strongroom_dot_kms_dot_v1_dot_key__service__pb2.CreateAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/UpdateKey',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.UpdateKeyRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.UpdateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScheduleKeyDeletion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/ScheduleKeyDeletion',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.ScheduleKeyDeletionRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.ScheduleKeyDeletionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelKeyDeletion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/CancelKeyDeletion',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.CancelKeyDeletionRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.CancelKeyDeletionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetKeyVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/GetKeyVersion',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.GetKeyVersionRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.GetKeyVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScheduleKeyVersionDeletion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/ScheduleKeyVersionDeletion',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.ScheduleKeyVersionDeletionRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.ScheduleKeyVersionDeletionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelKeyVersionDeletion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/CancelKeyVersionDeletion',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.CancelKeyVersionDeletionRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.CancelKeyVersionDeletionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/UpdateAlias',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.UpdateAliasRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.UpdateAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/DeleteAlias',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.DeleteAliasRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.DeleteAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAliases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/ListAliases',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.ListAliasesRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.ListAliasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TagResource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/TagResource',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.TagResourceRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.TagResourceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UntagResource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/UntagResource',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.UntagResourceRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.UntagResourceResponse.FromString,
             options,
             channel_credentials,
             insecure,

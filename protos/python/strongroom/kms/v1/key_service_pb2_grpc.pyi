@@ -51,6 +51,28 @@ class KeyServiceStub:
     """Lists the versions of a key, oldest first."""
     CreateAlias: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.CreateAliasRequest, _key_service_pb2.CreateAliasResponse]
     """Gives a key a second name."""
+    UpdateKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.UpdateKeyRequest, _key_service_pb2.UpdateKeyResponse]
+    """Changes what a key says of itself."""
+    ScheduleKeyDeletion: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ScheduleKeyDeletionRequest, _key_service_pb2.ScheduleKeyDeletionResponse]
+    """Stops every use of a key at once and has it destroyed when the waiting time is over (docs/key-deletion.md)."""
+    CancelKeyDeletion: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.CancelKeyDeletionRequest, _key_service_pb2.CancelKeyDeletionResponse]
+    """Takes ScheduleKeyDeletion back while nothing has been destroyed; the key is then disabled."""
+    GetKeyVersion: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.GetKeyVersionRequest, _key_service_pb2.GetKeyVersionResponse]
+    """Describes one version of a key."""
+    ScheduleKeyVersionDeletion: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ScheduleKeyVersionDeletionRequest, _key_service_pb2.ScheduleKeyVersionDeletionResponse]
+    """Stops every use of one version, never the primary one, and has it destroyed when the waiting time is over."""
+    CancelKeyVersionDeletion: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.CancelKeyVersionDeletionRequest, _key_service_pb2.CancelKeyVersionDeletionResponse]
+    """Takes ScheduleKeyVersionDeletion back while nothing has been destroyed; the version can be used again."""
+    UpdateAlias: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.UpdateAliasRequest, _key_service_pb2.UpdateAliasResponse]
+    """Points an alias to another key of the same spec and usage."""
+    DeleteAlias: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.DeleteAliasRequest, _key_service_pb2.DeleteAliasResponse]
+    """Takes an alias away; its key stays."""
+    ListAliases: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ListAliasesRequest, _key_service_pb2.ListAliasesResponse]
+    """Lists the aliases of a shard whose keys the caller may see, or those of one key, by name."""
+    TagResource: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.TagResourceRequest, _key_service_pb2.TagResourceResponse]
+    """Adds tags to a key; a tag that is there gets the new value."""
+    UntagResource: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.UntagResourceRequest, _key_service_pb2.UntagResourceResponse]
+    """Takes tags off a key; one that is not there is no error."""
     Encrypt: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.EncryptRequest, _key_service_pb2.EncryptResponse]
     """Encrypts up to 4,096 bytes inside the HSM."""
     Decrypt: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.DecryptRequest, _key_service_pb2.DecryptResponse]
@@ -87,6 +109,28 @@ class KeyServiceAsyncStub(KeyServiceStub):
     """Lists the versions of a key, oldest first."""
     CreateAlias: _aio.UnaryUnaryMultiCallable[_key_service_pb2.CreateAliasRequest, _key_service_pb2.CreateAliasResponse]  # type: ignore[assignment]
     """Gives a key a second name."""
+    UpdateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.UpdateKeyRequest, _key_service_pb2.UpdateKeyResponse]  # type: ignore[assignment]
+    """Changes what a key says of itself."""
+    ScheduleKeyDeletion: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ScheduleKeyDeletionRequest, _key_service_pb2.ScheduleKeyDeletionResponse]  # type: ignore[assignment]
+    """Stops every use of a key at once and has it destroyed when the waiting time is over (docs/key-deletion.md)."""
+    CancelKeyDeletion: _aio.UnaryUnaryMultiCallable[_key_service_pb2.CancelKeyDeletionRequest, _key_service_pb2.CancelKeyDeletionResponse]  # type: ignore[assignment]
+    """Takes ScheduleKeyDeletion back while nothing has been destroyed; the key is then disabled."""
+    GetKeyVersion: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GetKeyVersionRequest, _key_service_pb2.GetKeyVersionResponse]  # type: ignore[assignment]
+    """Describes one version of a key."""
+    ScheduleKeyVersionDeletion: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ScheduleKeyVersionDeletionRequest, _key_service_pb2.ScheduleKeyVersionDeletionResponse]  # type: ignore[assignment]
+    """Stops every use of one version, never the primary one, and has it destroyed when the waiting time is over."""
+    CancelKeyVersionDeletion: _aio.UnaryUnaryMultiCallable[_key_service_pb2.CancelKeyVersionDeletionRequest, _key_service_pb2.CancelKeyVersionDeletionResponse]  # type: ignore[assignment]
+    """Takes ScheduleKeyVersionDeletion back while nothing has been destroyed; the version can be used again."""
+    UpdateAlias: _aio.UnaryUnaryMultiCallable[_key_service_pb2.UpdateAliasRequest, _key_service_pb2.UpdateAliasResponse]  # type: ignore[assignment]
+    """Points an alias to another key of the same spec and usage."""
+    DeleteAlias: _aio.UnaryUnaryMultiCallable[_key_service_pb2.DeleteAliasRequest, _key_service_pb2.DeleteAliasResponse]  # type: ignore[assignment]
+    """Takes an alias away; its key stays."""
+    ListAliases: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ListAliasesRequest, _key_service_pb2.ListAliasesResponse]  # type: ignore[assignment]
+    """Lists the aliases of a shard whose keys the caller may see, or those of one key, by name."""
+    TagResource: _aio.UnaryUnaryMultiCallable[_key_service_pb2.TagResourceRequest, _key_service_pb2.TagResourceResponse]  # type: ignore[assignment]
+    """Adds tags to a key; a tag that is there gets the new value."""
+    UntagResource: _aio.UnaryUnaryMultiCallable[_key_service_pb2.UntagResourceRequest, _key_service_pb2.UntagResourceResponse]  # type: ignore[assignment]
+    """Takes tags off a key; one that is not there is no error."""
     Encrypt: _aio.UnaryUnaryMultiCallable[_key_service_pb2.EncryptRequest, _key_service_pb2.EncryptResponse]  # type: ignore[assignment]
     """Encrypts up to 4,096 bytes inside the HSM."""
     Decrypt: _aio.UnaryUnaryMultiCallable[_key_service_pb2.DecryptRequest, _key_service_pb2.DecryptResponse]  # type: ignore[assignment]
@@ -168,6 +212,94 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.CreateAliasResponse, _abc.Awaitable[_key_service_pb2.CreateAliasResponse]]:
         """Gives a key a second name."""
+
+    @_abc_1.abstractmethod
+    def UpdateKey(
+        self,
+        request: _key_service_pb2.UpdateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.UpdateKeyResponse, _abc.Awaitable[_key_service_pb2.UpdateKeyResponse]]:
+        """Changes what a key says of itself."""
+
+    @_abc_1.abstractmethod
+    def ScheduleKeyDeletion(
+        self,
+        request: _key_service_pb2.ScheduleKeyDeletionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.ScheduleKeyDeletionResponse, _abc.Awaitable[_key_service_pb2.ScheduleKeyDeletionResponse]]:
+        """Stops every use of a key at once and has it destroyed when the waiting time is over (docs/key-deletion.md)."""
+
+    @_abc_1.abstractmethod
+    def CancelKeyDeletion(
+        self,
+        request: _key_service_pb2.CancelKeyDeletionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.CancelKeyDeletionResponse, _abc.Awaitable[_key_service_pb2.CancelKeyDeletionResponse]]:
+        """Takes ScheduleKeyDeletion back while nothing has been destroyed; the key is then disabled."""
+
+    @_abc_1.abstractmethod
+    def GetKeyVersion(
+        self,
+        request: _key_service_pb2.GetKeyVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.GetKeyVersionResponse, _abc.Awaitable[_key_service_pb2.GetKeyVersionResponse]]:
+        """Describes one version of a key."""
+
+    @_abc_1.abstractmethod
+    def ScheduleKeyVersionDeletion(
+        self,
+        request: _key_service_pb2.ScheduleKeyVersionDeletionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.ScheduleKeyVersionDeletionResponse, _abc.Awaitable[_key_service_pb2.ScheduleKeyVersionDeletionResponse]]:
+        """Stops every use of one version, never the primary one, and has it destroyed when the waiting time is over."""
+
+    @_abc_1.abstractmethod
+    def CancelKeyVersionDeletion(
+        self,
+        request: _key_service_pb2.CancelKeyVersionDeletionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.CancelKeyVersionDeletionResponse, _abc.Awaitable[_key_service_pb2.CancelKeyVersionDeletionResponse]]:
+        """Takes ScheduleKeyVersionDeletion back while nothing has been destroyed; the version can be used again."""
+
+    @_abc_1.abstractmethod
+    def UpdateAlias(
+        self,
+        request: _key_service_pb2.UpdateAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.UpdateAliasResponse, _abc.Awaitable[_key_service_pb2.UpdateAliasResponse]]:
+        """Points an alias to another key of the same spec and usage."""
+
+    @_abc_1.abstractmethod
+    def DeleteAlias(
+        self,
+        request: _key_service_pb2.DeleteAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.DeleteAliasResponse, _abc.Awaitable[_key_service_pb2.DeleteAliasResponse]]:
+        """Takes an alias away; its key stays."""
+
+    @_abc_1.abstractmethod
+    def ListAliases(
+        self,
+        request: _key_service_pb2.ListAliasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.ListAliasesResponse, _abc.Awaitable[_key_service_pb2.ListAliasesResponse]]:
+        """Lists the aliases of a shard whose keys the caller may see, or those of one key, by name."""
+
+    @_abc_1.abstractmethod
+    def TagResource(
+        self,
+        request: _key_service_pb2.TagResourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.TagResourceResponse, _abc.Awaitable[_key_service_pb2.TagResourceResponse]]:
+        """Adds tags to a key; a tag that is there gets the new value."""
+
+    @_abc_1.abstractmethod
+    def UntagResource(
+        self,
+        request: _key_service_pb2.UntagResourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.UntagResourceResponse, _abc.Awaitable[_key_service_pb2.UntagResourceResponse]]:
+        """Takes tags off a key; one that is not there is no error."""
 
     @_abc_1.abstractmethod
     def Encrypt(

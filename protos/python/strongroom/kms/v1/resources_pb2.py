@@ -26,7 +26,7 @@ from strongroom._third_party.buf.validate import validate_pb2 as buf_dot_validat
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!strongroom/kms/v1/resources.proto\x12\x11strongroom.kms.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x03\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04spec\x18\x02 \x01(\x0e\x32\x1a.strongroom.kms.v1.KeySpec\x12*\n\x05usage\x18\x03 \x01(\x0e\x32\x1b.strongroom.kms.v1.KeyUsage\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.strongroom.kms.v1.KeyState\x12\x32\n\x0bkey_manager\x18\x05 \x01(\x0e\x32\x1d.strongroom.kms.v1.KeyManager\x12\x1d\n\x0b\x64\x65scription\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x17\n\x0fprimary_version\x18\x07 \x01(\t\x12\x0f\n\x07\x63reator\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0b \x01(\t\x12.\n\x07storage\x18\x0c \x01(\x0e\x32\x1d.strongroom.kms.v1.KeyStorage\"\x86\x01\n\nKeyVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x12\n\nis_primary\x18\x03 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rreserved_uses\x18\x05 \x01(\x04\"S\n\x05\x41lias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*9\n\x07KeySpec\x12\x18\n\x14KEY_SPEC_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_SPEC_AES_256\x10\x01*D\n\x08KeyUsage\x12\x19\n\x15KEY_USAGE_UNSPECIFIED\x10\x00\x12\x1d\n\x19KEY_USAGE_ENCRYPT_DECRYPT\x10\x01*\\\n\nKeyStorage\x12\x1b\n\x17KEY_STORAGE_UNSPECIFIED\x10\x00\x12\x18\n\x14KEY_STORAGE_RESIDENT\x10\x01\x12\x17\n\x13KEY_STORAGE_WRAPPED\x10\x02*T\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11KEY_STATE_ENABLED\x10\x01\x12\x16\n\x12KEY_STATE_DISABLED\x10\x02*C\n\nKeyManager\x12\x1b\n\x17KEY_MANAGER_UNSPECIFIED\x10\x00\x12\x18\n\x14KEY_MANAGER_CUSTOMER\x10\x01\x42\x45\n\x15\x64\x65v.strongroom.kms.v1P\x01Z*strongroom.dev/gen/strongroom/kms/v1;kmsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!strongroom/kms/v1/resources.proto\x12\x11strongroom.kms.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\x04\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04spec\x18\x02 \x01(\x0e\x32\x1a.strongroom.kms.v1.KeySpec\x12*\n\x05usage\x18\x03 \x01(\x0e\x32\x1b.strongroom.kms.v1.KeyUsage\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.strongroom.kms.v1.KeyState\x12\x32\n\x0bkey_manager\x18\x05 \x01(\x0e\x32\x1d.strongroom.kms.v1.KeyManager\x12\x1d\n\x0b\x64\x65scription\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x17\n\x0fprimary_version\x18\x07 \x01(\t\x12\x0f\n\x07\x63reator\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0b \x01(\t\x12.\n\x07storage\x18\x0c \x01(\x0e\x32\x1d.strongroom.kms.v1.KeyStorage\x12\x31\n\rdeletion_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x64\x65stroy_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x04tags\x18\x0f \x03(\x0b\x32 .strongroom.kms.v1.Key.TagsEntry\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9e\x02\n\nKeyVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x12\n\nis_primary\x18\x03 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rreserved_uses\x18\x05 \x01(\x04\x12\x31\n\x05state\x18\x06 \x01(\x0e\x32\".strongroom.kms.v1.KeyVersionState\x12\x31\n\rdeletion_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x64\x65stroy_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x84\x01\n\x05\x41lias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*9\n\x07KeySpec\x12\x18\n\x14KEY_SPEC_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_SPEC_AES_256\x10\x01*D\n\x08KeyUsage\x12\x19\n\x15KEY_USAGE_UNSPECIFIED\x10\x00\x12\x1d\n\x19KEY_USAGE_ENCRYPT_DECRYPT\x10\x01*\\\n\nKeyStorage\x12\x1b\n\x17KEY_STORAGE_UNSPECIFIED\x10\x00\x12\x18\n\x14KEY_STORAGE_RESIDENT\x10\x01\x12\x17\n\x13KEY_STORAGE_WRAPPED\x10\x02*\x8d\x01\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11KEY_STATE_ENABLED\x10\x01\x12\x16\n\x12KEY_STATE_DISABLED\x10\x02\x12\x1e\n\x1aKEY_STATE_PENDING_DELETION\x10\x03\x12\x17\n\x13KEY_STATE_DESTROYED\x10\x04*\x9c\x01\n\x0fKeyVersionState\x12!\n\x1dKEY_VERSION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19KEY_VERSION_STATE_ENABLED\x10\x01\x12&\n\"KEY_VERSION_STATE_PENDING_DELETION\x10\x02\x12\x1f\n\x1bKEY_VERSION_STATE_DESTROYED\x10\x03*C\n\nKeyManager\x12\x1b\n\x17KEY_MANAGER_UNSPECIFIED\x10\x00\x12\x18\n\x14KEY_MANAGER_CUSTOMER\x10\x01\x42\x45\n\x15\x64\x65v.strongroom.kms.v1P\x01Z*strongroom.dev/gen/strongroom/kms/v1;kmsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,22 +34,28 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'strongroom.kms.v1.resources
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\025dev.strongroom.kms.v1P\001Z*strongroom.dev/gen/strongroom/kms/v1;kmsv1'
+  _globals['_KEY_TAGSENTRY']._loaded_options = None
+  _globals['_KEY_TAGSENTRY']._serialized_options = b'8\001'
   _globals['_KEY'].fields_by_name['description']._loaded_options = None
   _globals['_KEY'].fields_by_name['description']._serialized_options = b'\272H\005r\003\030\200@'
-  _globals['_KEYSPEC']._serialized_start=777
-  _globals['_KEYSPEC']._serialized_end=834
-  _globals['_KEYUSAGE']._serialized_start=836
-  _globals['_KEYUSAGE']._serialized_end=904
-  _globals['_KEYSTORAGE']._serialized_start=906
-  _globals['_KEYSTORAGE']._serialized_end=998
-  _globals['_KEYSTATE']._serialized_start=1000
-  _globals['_KEYSTATE']._serialized_end=1084
-  _globals['_KEYMANAGER']._serialized_start=1086
-  _globals['_KEYMANAGER']._serialized_end=1153
+  _globals['_KEYSPEC']._serialized_start=1173
+  _globals['_KEYSPEC']._serialized_end=1230
+  _globals['_KEYUSAGE']._serialized_start=1232
+  _globals['_KEYUSAGE']._serialized_end=1300
+  _globals['_KEYSTORAGE']._serialized_start=1302
+  _globals['_KEYSTORAGE']._serialized_end=1394
+  _globals['_KEYSTATE']._serialized_start=1397
+  _globals['_KEYSTATE']._serialized_end=1538
+  _globals['_KEYVERSIONSTATE']._serialized_start=1541
+  _globals['_KEYVERSIONSTATE']._serialized_end=1697
+  _globals['_KEYMANAGER']._serialized_start=1699
+  _globals['_KEYMANAGER']._serialized_end=1766
   _globals['_KEY']._serialized_start=119
-  _globals['_KEY']._serialized_end=553
-  _globals['_KEYVERSION']._serialized_start=556
-  _globals['_KEYVERSION']._serialized_end=690
-  _globals['_ALIAS']._serialized_start=692
-  _globals['_ALIAS']._serialized_end=775
+  _globals['_KEY']._serialized_end=747
+  _globals['_KEY_TAGSENTRY']._serialized_start=704
+  _globals['_KEY_TAGSENTRY']._serialized_end=747
+  _globals['_KEYVERSION']._serialized_start=750
+  _globals['_KEYVERSION']._serialized_end=1036
+  _globals['_ALIAS']._serialized_start=1039
+  _globals['_ALIAS']._serialized_end=1171
 # @@protoc_insertion_point(module_scope)

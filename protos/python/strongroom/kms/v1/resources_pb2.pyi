@@ -3,9 +3,11 @@
 isort:skip_file
 The nouns of the key management service: keys, key versions and aliases."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -98,6 +100,12 @@ class _KeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyState.Val
     """Every call works."""
     KEY_STATE_DISABLED: _KeyState.ValueType  # 2
     """Calls that use the key are refused with KEY_DISABLED; it can be seen, aliased and enabled."""
+    KEY_STATE_PENDING_DELETION: _KeyState.ValueType  # 3
+    """Will be destroyed at its deletion_time unless CancelKeyDeletion comes first; calls that use or change it are refused
+    with KEY_STATE_INVALID.
+    """
+    KEY_STATE_DESTROYED: _KeyState.ValueType  # 4
+    """The material of every version is gone, for ever. What is left is a tombstone, so that the id never names another key."""
 
 class KeyState(_KeyState, metaclass=_KeyStateEnumTypeWrapper):
     """Whether a key can be used."""
@@ -108,7 +116,41 @@ KEY_STATE_ENABLED: KeyState.ValueType  # 1
 """Every call works."""
 KEY_STATE_DISABLED: KeyState.ValueType  # 2
 """Calls that use the key are refused with KEY_DISABLED; it can be seen, aliased and enabled."""
+KEY_STATE_PENDING_DELETION: KeyState.ValueType  # 3
+"""Will be destroyed at its deletion_time unless CancelKeyDeletion comes first; calls that use or change it are refused
+with KEY_STATE_INVALID.
+"""
+KEY_STATE_DESTROYED: KeyState.ValueType  # 4
+"""The material of every version is gone, for ever. What is left is a tombstone, so that the id never names another key."""
 Global___KeyState: _TypeAlias = KeyState  # noqa: Y015
+
+class _KeyVersionState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KeyVersionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyVersionState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KEY_VERSION_STATE_UNSPECIFIED: _KeyVersionState.ValueType  # 0
+    """Never sent by the service."""
+    KEY_VERSION_STATE_ENABLED: _KeyVersionState.ValueType  # 1
+    """Can be used when its key can."""
+    KEY_VERSION_STATE_PENDING_DELETION: _KeyVersionState.ValueType  # 2
+    """Will be destroyed at its deletion_time unless CancelKeyVersionDeletion comes first; its use is refused with KEY_STATE_INVALID."""
+    KEY_VERSION_STATE_DESTROYED: _KeyVersionState.ValueType  # 3
+    """Its material is gone, for ever."""
+
+class KeyVersionState(_KeyVersionState, metaclass=_KeyVersionStateEnumTypeWrapper):
+    """Whether a key version can be used, as far as it is up to the version and not to its key."""
+
+KEY_VERSION_STATE_UNSPECIFIED: KeyVersionState.ValueType  # 0
+"""Never sent by the service."""
+KEY_VERSION_STATE_ENABLED: KeyVersionState.ValueType  # 1
+"""Can be used when its key can."""
+KEY_VERSION_STATE_PENDING_DELETION: KeyVersionState.ValueType  # 2
+"""Will be destroyed at its deletion_time unless CancelKeyVersionDeletion comes first; its use is refused with KEY_STATE_INVALID."""
+KEY_VERSION_STATE_DESTROYED: KeyVersionState.ValueType  # 3
+"""Its material is gone, for ever."""
+Global___KeyVersionState: _TypeAlias = KeyVersionState  # noqa: Y015
 
 class _KeyManager:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -136,6 +178,26 @@ class Key(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
@@ -148,6 +210,9 @@ class Key(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     STORAGE_FIELD_NUMBER: _builtins.int
+    DELETION_TIME_FIELD_NUMBER: _builtins.int
+    DESTROY_TIME_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. Resource name, `regions/{region}/keys/{uuid}`; at most 128 characters."""
     spec: Global___KeySpec.ValueType
@@ -176,6 +241,22 @@ class Key(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the key was last changed."""
 
+    @_builtins.property
+    def deletion_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. While the state is PENDING_DELETION: the earliest time of the destruction. It comes later when the shard's
+        servers were down meanwhile (docs/key-deletion.md).
+        """
+
+    @_builtins.property
+    def destroy_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When the state became DESTROYED."""
+
+    @_builtins.property
+    def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Output only. Words for programs, set by CreateKey, TagResource and UntagResource; at most 50, names of at most 128
+        characters, values of at most 256. Never put secrets here.
+        """
+
     def __init__(
         self,
         *,
@@ -191,10 +272,13 @@ class Key(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         storage: Global___KeyStorage.ValueType = ...,
+        deletion_time: _timestamp_pb2.Timestamp | None = ...,
+        destroy_time: _timestamp_pb2.Timestamp | None = ...,
+        tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deletion_time", b"deletion_time", "destroy_time", b"destroy_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator", b"creator", "description", b"description", "etag", b"etag", "key_manager", b"key_manager", "name", b"name", "primary_version", b"primary_version", "spec", b"spec", "state", b"state", "storage", b"storage", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator", b"creator", "deletion_time", b"deletion_time", "description", b"description", "destroy_time", b"destroy_time", "etag", b"etag", "key_manager", b"key_manager", "name", b"name", "primary_version", b"primary_version", "spec", b"spec", "state", b"state", "storage", b"storage", "tags", b"tags", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -211,6 +295,9 @@ class KeyVersion(_message.Message):
     IS_PRIMARY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     RESERVED_USES_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DELETION_TIME_FIELD_NUMBER: _builtins.int
+    DESTROY_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. Resource name, `regions/{region}/keys/{uuid}/versions/{n}`; at most 160 characters."""
     number: _builtins.int
@@ -221,9 +308,19 @@ class KeyVersion(_message.Message):
     """Output only. Upper bound of the encryptions made with this version: uses are counted in durable blocks of 65,536.
     The service rotates the key at 2^30 and refuses at 2^32 (NIST SP 800-38D, 8.3).
     """
+    state: Global___KeyVersionState.ValueType
+    """Output only. Whether the version can be used when its key can."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the material was generated in the HSM."""
+
+    @_builtins.property
+    def deletion_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. While the version's own deletion is pending: the earliest time of its destruction."""
+
+    @_builtins.property
+    def destroy_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When the state became DESTROYED."""
 
     def __init__(
         self,
@@ -233,10 +330,13 @@ class KeyVersion(_message.Message):
         is_primary: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         reserved_uses: _builtins.int = ...,
+        state: Global___KeyVersionState.ValueType = ...,
+        deletion_time: _timestamp_pb2.Timestamp | None = ...,
+        destroy_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deletion_time", b"deletion_time", "destroy_time", b"destroy_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "is_primary", b"is_primary", "name", b"name", "number", b"number", "reserved_uses", b"reserved_uses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deletion_time", b"deletion_time", "destroy_time", b"destroy_time", "is_primary", b"is_primary", "name", b"name", "number", b"number", "reserved_uses", b"reserved_uses", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -251,6 +351,7 @@ class Alias(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. Resource name, `regions/{region}/aliases/{alias}`; at most 320 characters."""
     key: _builtins.str
@@ -259,16 +360,21 @@ class Alias(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the alias was created."""
 
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When the alias was last pointed elsewhere; its create_time when it never was."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         key: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "key", b"key", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "key", b"key", "name", b"name", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
