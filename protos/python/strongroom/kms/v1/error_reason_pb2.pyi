@@ -76,6 +76,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_KEY_STATE_INVALID: _ErrorReason.ValueType  # 25
     """FAILED_PRECONDITION: the state of the key or key version does not allow this; being disabled has a reason of its own."""
+    ERROR_REASON_KEY_USAGE_MISMATCH: _ErrorReason.ValueType  # 30
+    """FAILED_PRECONDITION: keys of this spec and usage do not take part in this call."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. ErrorInfo.reason carries the name without the prefix `ERROR_REASON_`."""
@@ -134,4 +136,6 @@ ERROR_REASON_RECORD_ARCHIVED: ErrorReason.ValueType  # 24
 """
 ERROR_REASON_KEY_STATE_INVALID: ErrorReason.ValueType  # 25
 """FAILED_PRECONDITION: the state of the key or key version does not allow this; being disabled has a reason of its own."""
+ERROR_REASON_KEY_USAGE_MISMATCH: ErrorReason.ValueType  # 30
+"""FAILED_PRECONDITION: keys of this spec and usage do not take part in this call."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -69,6 +69,81 @@ KEY_ORDER_NEWEST_FIRST: KeyOrder.ValueType  # 2
 """By create_time, descending."""
 Global___KeyOrder: _TypeAlias = KeyOrder  # noqa: Y015
 
+class _MessageType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MessageTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MessageType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MESSAGE_TYPE_UNSPECIFIED: _MessageType.ValueType  # 0
+    """Not stated; taken as MESSAGE_TYPE_RAW."""
+    MESSAGE_TYPE_RAW: _MessageType.ValueType  # 1
+    """The message; the service hashes it as the algorithm says."""
+    MESSAGE_TYPE_DIGEST: _MessageType.ValueType  # 2
+    """The digest of the message, exactly as long as the algorithm's hash. Not for ED25519, which signs messages."""
+
+class MessageType(_MessageType, metaclass=_MessageTypeEnumTypeWrapper):
+    """---- Signatures, MACs, key agreement, data key pairs ----
+
+    What `message` is, in Sign and Verify.
+    """
+
+MESSAGE_TYPE_UNSPECIFIED: MessageType.ValueType  # 0
+"""Not stated; taken as MESSAGE_TYPE_RAW."""
+MESSAGE_TYPE_RAW: MessageType.ValueType  # 1
+"""The message; the service hashes it as the algorithm says."""
+MESSAGE_TYPE_DIGEST: MessageType.ValueType  # 2
+"""The digest of the message, exactly as long as the algorithm's hash. Not for ED25519, which signs messages."""
+Global___MessageType: _TypeAlias = MessageType  # noqa: Y015
+
+class _DataKeyPairSpec:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DataKeyPairSpecEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataKeyPairSpec.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DATA_KEY_PAIR_SPEC_UNSPECIFIED: _DataKeyPairSpec.ValueType  # 0
+    """Never taken."""
+    DATA_KEY_PAIR_SPEC_RSA_2048: _DataKeyPairSpec.ValueType  # 1
+    """RSA, 2,048 bits, exponent 65537."""
+    DATA_KEY_PAIR_SPEC_RSA_3072: _DataKeyPairSpec.ValueType  # 2
+    """RSA, 3,072 bits, exponent 65537."""
+    DATA_KEY_PAIR_SPEC_RSA_4096: _DataKeyPairSpec.ValueType  # 3
+    """RSA, 4,096 bits, exponent 65537."""
+    DATA_KEY_PAIR_SPEC_EC_P256: _DataKeyPairSpec.ValueType  # 4
+    """NIST P-256."""
+    DATA_KEY_PAIR_SPEC_EC_P384: _DataKeyPairSpec.ValueType  # 5
+    """NIST P-384."""
+    DATA_KEY_PAIR_SPEC_EC_P521: _DataKeyPairSpec.ValueType  # 6
+    """NIST P-521."""
+    DATA_KEY_PAIR_SPEC_EC_SECP256K1: _DataKeyPairSpec.ValueType  # 7
+    """secp256k1 (SEC 2)."""
+    DATA_KEY_PAIR_SPEC_ED25519: _DataKeyPairSpec.ValueType  # 8
+    """Ed25519 (RFC 8032)."""
+
+class DataKeyPairSpec(_DataKeyPairSpec, metaclass=_DataKeyPairSpecEnumTypeWrapper):
+    """Kinds of data key pairs."""
+
+DATA_KEY_PAIR_SPEC_UNSPECIFIED: DataKeyPairSpec.ValueType  # 0
+"""Never taken."""
+DATA_KEY_PAIR_SPEC_RSA_2048: DataKeyPairSpec.ValueType  # 1
+"""RSA, 2,048 bits, exponent 65537."""
+DATA_KEY_PAIR_SPEC_RSA_3072: DataKeyPairSpec.ValueType  # 2
+"""RSA, 3,072 bits, exponent 65537."""
+DATA_KEY_PAIR_SPEC_RSA_4096: DataKeyPairSpec.ValueType  # 3
+"""RSA, 4,096 bits, exponent 65537."""
+DATA_KEY_PAIR_SPEC_EC_P256: DataKeyPairSpec.ValueType  # 4
+"""NIST P-256."""
+DATA_KEY_PAIR_SPEC_EC_P384: DataKeyPairSpec.ValueType  # 5
+"""NIST P-384."""
+DATA_KEY_PAIR_SPEC_EC_P521: DataKeyPairSpec.ValueType  # 6
+"""NIST P-521."""
+DATA_KEY_PAIR_SPEC_EC_SECP256K1: DataKeyPairSpec.ValueType  # 7
+"""secp256k1 (SEC 2)."""
+DATA_KEY_PAIR_SPEC_ED25519: DataKeyPairSpec.ValueType  # 8
+"""Ed25519 (RFC 8032)."""
+Global___DataKeyPairSpec: _TypeAlias = DataKeyPairSpec  # noqa: Y015
+
 @_typing.final
 class CreateKeyRequest(_message.Message):
     """Request of CreateKey."""
@@ -111,7 +186,7 @@ class CreateKeyRequest(_message.Message):
     spec: _resources_pb2.KeySpec.ValueType
     """Optional. What the material is; AES-256 when nothing is said."""
     usage: _resources_pb2.KeyUsage.ValueType
-    """Optional. What the key may be used for; ENCRYPT_DECRYPT when nothing is said."""
+    """Optional. What the key may be used for; ENCRYPT_DECRYPT when nothing is said of an AES key. Required with every other spec."""
     policy: _builtins.str
     """Optional. Cedar policy set (docs/policies.md), at most 32,768 bytes. Without one the creator and the deployment's
     administrators may do everything, nobody else anything.
@@ -121,8 +196,8 @@ class CreateKeyRequest(_message.Message):
     validate_only: _builtins.bool
     """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
     storage: _resources_pb2.KeyStorage.ValueType
-    """Optional. Where the material is kept; the shard's default when nothing is said. Refused with KEY_SPEC_UNSUPPORTED
-    when the shard's HSM cannot keep such a key there.
+    """Optional. Where the material is kept. When nothing is said, the shard's default; for key pairs and HMAC_224 always
+    resident. Refused with KEY_SPEC_UNSUPPORTED when such a key cannot be kept there.
     """
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -668,6 +743,7 @@ class EncryptRequest(_message.Message):
     ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
     PLAINTEXT_CRC32C_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Required. Key or alias, `regions/{region}/keys/{uuid}` or `regions/{region}/aliases/{alias}`; at most 320 characters."""
     plaintext: _builtins.bytes
@@ -676,6 +752,8 @@ class EncryptRequest(_message.Message):
     """Optional. CRC32C (Castagnoli) of `plaintext`; a mismatch is refused with CHECKSUM_MISMATCH."""
     validate_only: _builtins.bool
     """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
+    algorithm: _resources_pb2.Algorithm.ValueType
+    """Optional. What to do; required with an RSA key. The plaintext then has at most the modulus less 2 hashes less 2 bytes (RFC 8017, 7.1.1), and there is no encryption context."""
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Optional. Encryption context, bound to the ciphertext as additional authenticated data; keys are not empty, 8,192 bytes in canonical form. Not secret: it appears in the audit log."""
@@ -688,10 +766,11 @@ class EncryptRequest(_message.Message):
         encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         plaintext_crc32c: _builtins.int | None = ...,
         validate_only: _builtins.bool = ...,
+        algorithm: _resources_pb2.Algorithm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_plaintext_crc32c", b"_plaintext_crc32c", "plaintext_crc32c", b"plaintext_crc32c"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_plaintext_crc32c", b"_plaintext_crc32c", "encryption_context", b"encryption_context", "key", b"key", "plaintext", b"plaintext", "plaintext_crc32c", b"plaintext_crc32c", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_plaintext_crc32c", b"_plaintext_crc32c", "algorithm", b"algorithm", "encryption_context", b"encryption_context", "key", b"key", "plaintext", b"plaintext", "plaintext_crc32c", b"plaintext_crc32c", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__plaintext_crc32c: _TypeAlias = _typing.Literal["plaintext_crc32c"]  # noqa: Y015
     _WhichOneofArgType__plaintext_crc32c: _TypeAlias = _typing.Literal["_plaintext_crc32c", b"_plaintext_crc32c"]  # noqa: Y015
@@ -709,14 +788,19 @@ class EncryptResponse(_message.Message):
     CIPHERTEXT_FIELD_NUMBER: _builtins.int
     CIPHERTEXT_CRC32C_FIELD_NUMBER: _builtins.int
     VERIFIED_PLAINTEXT_CRC32C_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
     key_version: _builtins.str
     """Output only. Resource name of the key version that was used."""
     ciphertext: _builtins.bytes
-    """Output only. Ciphertext blob (docs/formats/ciphertext-blob-v1.md); at most 6,144 bytes."""
+    """Output only. Ciphertext blob (docs/formats/ciphertext-blob-v1.md); at most 6,144 bytes. From an RSA key, the bare
+    RSAES-OAEP ciphertext, which does not say which key made it.
+    """
     ciphertext_crc32c: _builtins.int
     """Output only. CRC32C (Castagnoli) of `ciphertext`."""
     verified_plaintext_crc32c: _builtins.bool
     """Output only. Whether the request's `plaintext_crc32c` was present and matched."""
+    algorithm: _resources_pb2.Algorithm.ValueType
+    """Output only. What was done."""
     def __init__(
         self,
         *,
@@ -724,10 +808,11 @@ class EncryptResponse(_message.Message):
         ciphertext: _builtins.bytes = ...,
         ciphertext_crc32c: _builtins.int = ...,
         verified_plaintext_crc32c: _builtins.bool = ...,
+        algorithm: _resources_pb2.Algorithm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ciphertext", b"ciphertext", "ciphertext_crc32c", b"ciphertext_crc32c", "key_version", b"key_version", "verified_plaintext_crc32c", b"verified_plaintext_crc32c"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "ciphertext", b"ciphertext", "ciphertext_crc32c", b"ciphertext_crc32c", "key_version", b"key_version", "verified_plaintext_crc32c", b"verified_plaintext_crc32c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -764,14 +849,17 @@ class DecryptRequest(_message.Message):
     ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
     CIPHERTEXT_CRC32C_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """Optional. Key or alias that must have made the ciphertext; recommended. Without it the blob says which key. At most 320 characters."""
+    """Optional. Key or alias that must have made the ciphertext; recommended, and required for an RSA key. Without it the blob says which key. At most 320 characters."""
     ciphertext: _builtins.bytes
-    """Required. Ciphertext blob; 1 to 6,144 bytes."""
+    """Required. Ciphertext blob, or RSAES-OAEP ciphertext; 1 to 6,144 bytes."""
     ciphertext_crc32c: _builtins.int
     """Optional. CRC32C (Castagnoli) of `ciphertext`; a mismatch is refused with CHECKSUM_MISMATCH."""
     validate_only: _builtins.bool
     """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
+    algorithm: _resources_pb2.Algorithm.ValueType
+    """Optional. What to do; required with an RSA key."""
     @_builtins.property
     def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Optional. The very encryption context that was given when the ciphertext was made; keys are not empty, 8,192 bytes in canonical form. Not secret: it appears in the audit log."""
@@ -784,10 +872,11 @@ class DecryptRequest(_message.Message):
         encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         ciphertext_crc32c: _builtins.int | None = ...,
         validate_only: _builtins.bool = ...,
+        algorithm: _resources_pb2.Algorithm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ciphertext_crc32c", b"_ciphertext_crc32c", "ciphertext_crc32c", b"ciphertext_crc32c"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ciphertext_crc32c", b"_ciphertext_crc32c", "ciphertext", b"ciphertext", "ciphertext_crc32c", b"ciphertext_crc32c", "encryption_context", b"encryption_context", "key", b"key", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ciphertext_crc32c", b"_ciphertext_crc32c", "algorithm", b"algorithm", "ciphertext", b"ciphertext", "ciphertext_crc32c", b"ciphertext_crc32c", "encryption_context", b"encryption_context", "key", b"key", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ciphertext_crc32c: _TypeAlias = _typing.Literal["ciphertext_crc32c"]  # noqa: Y015
     _WhichOneofArgType__ciphertext_crc32c: _TypeAlias = _typing.Literal["_ciphertext_crc32c", b"_ciphertext_crc32c"]  # noqa: Y015
@@ -806,6 +895,7 @@ class DecryptResponse(_message.Message):
     PLAINTEXT_CRC32C_FIELD_NUMBER: _builtins.int
     VERIFIED_CIPHERTEXT_CRC32C_FIELD_NUMBER: _builtins.int
     USED_PRIMARY_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
     key_version: _builtins.str
     """Output only. Resource name of the key version that was used."""
     plaintext: _builtins.bytes
@@ -816,6 +906,8 @@ class DecryptResponse(_message.Message):
     """Output only. Whether the request's `ciphertext_crc32c` was present and matched."""
     used_primary: _builtins.bool
     """Output only. Whether the key version used is still the primary one; if not, consider ReEncrypt."""
+    algorithm: _resources_pb2.Algorithm.ValueType
+    """Output only. What was done."""
     def __init__(
         self,
         *,
@@ -824,10 +916,11 @@ class DecryptResponse(_message.Message):
         plaintext_crc32c: _builtins.int = ...,
         verified_ciphertext_crc32c: _builtins.bool = ...,
         used_primary: _builtins.bool = ...,
+        algorithm: _resources_pb2.Algorithm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_version", b"key_version", "plaintext", b"plaintext", "plaintext_crc32c", b"plaintext_crc32c", "used_primary", b"used_primary", "verified_ciphertext_crc32c", b"verified_ciphertext_crc32c"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "key_version", b"key_version", "plaintext", b"plaintext", "plaintext_crc32c", b"plaintext_crc32c", "used_primary", b"used_primary", "verified_ciphertext_crc32c", b"verified_ciphertext_crc32c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1882,3 +1975,693 @@ class UntagResourceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UntagResourceResponse: _TypeAlias = UntagResourceResponse  # noqa: Y015
+
+@_typing.final
+class SignRequest(_message.Message):
+    """Request of Sign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    MESSAGE_TYPE_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    MESSAGE_CRC32C_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Required. Key or alias, `regions/{region}/keys/{uuid}` or `regions/{region}/aliases/{alias}`; at most 320 characters."""
+    message: _builtins.bytes
+    """Required. Message, or its digest (see `message_type`); at most 4,096 bytes, none is a message too."""
+    message_type: Global___MessageType.ValueType
+    """Optional. What `message` is; RAW when nothing is said."""
+    algorithm: _resources_pb2.Algorithm.ValueType
+    """Optional. What to do; needed only with a key that takes several, such as RSA (Key.algorithms)."""
+    message_crc32c: _builtins.int
+    """Optional. CRC32C (Castagnoli) of `message`; a mismatch is refused with CHECKSUM_MISMATCH."""
+    validate_only: _builtins.bool
+    """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        message: _builtins.bytes = ...,
+        message_type: Global___MessageType.ValueType = ...,
+        algorithm: _resources_pb2.Algorithm.ValueType = ...,
+        message_crc32c: _builtins.int | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_message_crc32c", b"_message_crc32c", "message_crc32c", b"message_crc32c"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_message_crc32c", b"_message_crc32c", "algorithm", b"algorithm", "key", b"key", "message", b"message", "message_crc32c", b"message_crc32c", "message_type", b"message_type", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__message_crc32c: _TypeAlias = _typing.Literal["message_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__message_crc32c: _TypeAlias = _typing.Literal["_message_crc32c", b"_message_crc32c"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__message_crc32c) -> _WhichOneofReturnType__message_crc32c | None: ...
+
+Global___SignRequest: _TypeAlias = SignRequest  # noqa: Y015
+
+@_typing.final
+class SignResponse(_message.Message):
+    """Response of Sign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_CRC32C_FIELD_NUMBER: _builtins.int
+    VERIFIED_MESSAGE_CRC32C_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    key_version: _builtins.str
+    """Output only. Resource name of the key version that was used."""
+    signature: _builtins.bytes
+    """Output only. RSA: as long as the modulus. ECDSA: DER (RFC 3279, 2.2.3). ED25519: 64 bytes. At most 512 bytes."""
+    signature_crc32c: _builtins.int
+    """Output only. CRC32C (Castagnoli) of `signature`."""
+    verified_message_crc32c: _builtins.bool
+    """Output only. Whether the request's `message_crc32c` was present and matched."""
+    algorithm: _resources_pb2.Algorithm.ValueType
+    """Output only. What was done."""
+    def __init__(
+        self,
+        *,
+        key_version: _builtins.str = ...,
+        signature: _builtins.bytes = ...,
+        signature_crc32c: _builtins.int = ...,
+        verified_message_crc32c: _builtins.bool = ...,
+        algorithm: _resources_pb2.Algorithm.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "key_version", b"key_version", "signature", b"signature", "signature_crc32c", b"signature_crc32c", "verified_message_crc32c", b"verified_message_crc32c"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignResponse: _TypeAlias = SignResponse  # noqa: Y015
+
+@_typing.final
+class VerifyRequest(_message.Message):
+    """Request of Verify."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    MESSAGE_TYPE_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    MESSAGE_CRC32C_FIELD_NUMBER: _builtins.int
+    SIGNATURE_CRC32C_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Required. Key or alias, `regions/{region}/keys/{uuid}` or `regions/{region}/aliases/{alias}`; at most 320 characters."""
+    message: _builtins.bytes
+    """Required. Message, or its digest (see `message_type`); at most 4,096 bytes, none is a message too."""
+    message_type: Global___MessageType.ValueType
+    """Optional. What `message` is; RAW when nothing is said."""
+    algorithm: _resources_pb2.Algorithm.ValueType
+    """Optional. What to do; needed only with a key that takes several, such as RSA (Key.algorithms)."""
+    signature: _builtins.bytes
+    """Required. What Sign returned; 1 to 6,144 bytes."""
+    message_crc32c: _builtins.int
+    """Optional. CRC32C (Castagnoli) of `message`; a mismatch is refused with CHECKSUM_MISMATCH."""
+    signature_crc32c: _builtins.int
+    """Optional. CRC32C (Castagnoli) of `signature`; a mismatch is refused with CHECKSUM_MISMATCH."""
+    validate_only: _builtins.bool
+    """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        message: _builtins.bytes = ...,
+        message_type: Global___MessageType.ValueType = ...,
+        algorithm: _resources_pb2.Algorithm.ValueType = ...,
+        signature: _builtins.bytes = ...,
+        message_crc32c: _builtins.int | None = ...,
+        signature_crc32c: _builtins.int | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_message_crc32c", b"_message_crc32c", "_signature_crc32c", b"_signature_crc32c", "message_crc32c", b"message_crc32c", "signature_crc32c", b"signature_crc32c"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_message_crc32c", b"_message_crc32c", "_signature_crc32c", b"_signature_crc32c", "algorithm", b"algorithm", "key", b"key", "message", b"message", "message_crc32c", b"message_crc32c", "message_type", b"message_type", "signature", b"signature", "signature_crc32c", b"signature_crc32c", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__message_crc32c: _TypeAlias = _typing.Literal["message_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__message_crc32c: _TypeAlias = _typing.Literal["_message_crc32c", b"_message_crc32c"]  # noqa: Y015
+    _WhichOneofReturnType__signature_crc32c: _TypeAlias = _typing.Literal["signature_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__signature_crc32c: _TypeAlias = _typing.Literal["_signature_crc32c", b"_signature_crc32c"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__message_crc32c) -> _WhichOneofReturnType__message_crc32c | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__signature_crc32c) -> _WhichOneofReturnType__signature_crc32c | None: ...
+
+Global___VerifyRequest: _TypeAlias = VerifyRequest  # noqa: Y015
+
+@_typing.final
+class VerifyResponse(_message.Message):
+    """Response of Verify: the signature verifies. One that does not is refused with SIGNATURE_INVALID, never answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    VERIFIED_MESSAGE_CRC32C_FIELD_NUMBER: _builtins.int
+    VERIFIED_SIGNATURE_CRC32C_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    key_version: _builtins.str
+    """Output only. Resource name of the key version that was used."""
+    verified_message_crc32c: _builtins.bool
+    """Output only. Whether the request's `message_crc32c` was present and matched."""
+    verified_signature_crc32c: _builtins.bool
+    """Output only. Whether the request's `signature_crc32c` was present and matched."""
+    algorithm: _resources_pb2.Algorithm.ValueType
+    """Output only. What was done."""
+    def __init__(
+        self,
+        *,
+        key_version: _builtins.str = ...,
+        verified_message_crc32c: _builtins.bool = ...,
+        verified_signature_crc32c: _builtins.bool = ...,
+        algorithm: _resources_pb2.Algorithm.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "key_version", b"key_version", "verified_message_crc32c", b"verified_message_crc32c", "verified_signature_crc32c", b"verified_signature_crc32c"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
+
+@_typing.final
+class GetPublicKeyRequest(_message.Message):
+    """Request of GetPublicKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Required. Key or alias, `regions/{region}/keys/{uuid}` or `regions/{region}/aliases/{alias}`; at most 320 characters."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPublicKeyRequest: _TypeAlias = GetPublicKeyRequest  # noqa: Y015
+
+@_typing.final
+class GetPublicKeyResponse(_message.Message):
+    """Response of GetPublicKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_CRC32C_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    ALGORITHMS_FIELD_NUMBER: _builtins.int
+    key_version: _builtins.str
+    """Output only. Resource name of the key version whose public key it is."""
+    public_key: _builtins.bytes
+    """Output only. DER SubjectPublicKeyInfo (RFC 5280, 4.1.2.7); at most 600 bytes."""
+    public_key_crc32c: _builtins.int
+    """Output only. CRC32C (Castagnoli) of `public_key`."""
+    spec: _resources_pb2.KeySpec.ValueType
+    """Output only. What the material is."""
+    usage: _resources_pb2.KeyUsage.ValueType
+    """Output only. What the key may be used for."""
+    @_builtins.property
+    def algorithms(self) -> _containers.RepeatedScalarFieldContainer[_resources_pb2.Algorithm.ValueType]:
+        """Output only. What the key takes, the one to prefer first."""
+
+    def __init__(
+        self,
+        *,
+        key_version: _builtins.str = ...,
+        public_key: _builtins.bytes = ...,
+        public_key_crc32c: _builtins.int = ...,
+        spec: _resources_pb2.KeySpec.ValueType = ...,
+        usage: _resources_pb2.KeyUsage.ValueType = ...,
+        algorithms: _abc.Iterable[_resources_pb2.Algorithm.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithms", b"algorithms", "key_version", b"key_version", "public_key", b"public_key", "public_key_crc32c", b"public_key_crc32c", "spec", b"spec", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPublicKeyResponse: _TypeAlias = GetPublicKeyResponse  # noqa: Y015
+
+@_typing.final
+class GenerateMacRequest(_message.Message):
+    """Request of GenerateMac."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    MESSAGE_CRC32C_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Required. Key or alias, `regions/{region}/keys/{uuid}` or `regions/{region}/aliases/{alias}`; at most 320 characters."""
+    message: _builtins.bytes
+    """Required. Message; at most 4,096 bytes, none is a message too."""
+    algorithm: _resources_pb2.Algorithm.ValueType
+    """Optional. What to do; a MAC key takes one algorithm, which is meant when nothing is said."""
+    message_crc32c: _builtins.int
+    """Optional. CRC32C (Castagnoli) of `message`; a mismatch is refused with CHECKSUM_MISMATCH."""
+    validate_only: _builtins.bool
+    """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        message: _builtins.bytes = ...,
+        algorithm: _resources_pb2.Algorithm.ValueType = ...,
+        message_crc32c: _builtins.int | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_message_crc32c", b"_message_crc32c", "message_crc32c", b"message_crc32c"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_message_crc32c", b"_message_crc32c", "algorithm", b"algorithm", "key", b"key", "message", b"message", "message_crc32c", b"message_crc32c", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__message_crc32c: _TypeAlias = _typing.Literal["message_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__message_crc32c: _TypeAlias = _typing.Literal["_message_crc32c", b"_message_crc32c"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__message_crc32c) -> _WhichOneofReturnType__message_crc32c | None: ...
+
+Global___GenerateMacRequest: _TypeAlias = GenerateMacRequest  # noqa: Y015
+
+@_typing.final
+class GenerateMacResponse(_message.Message):
+    """Response of GenerateMac."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    MAC_FIELD_NUMBER: _builtins.int
+    MAC_CRC32C_FIELD_NUMBER: _builtins.int
+    VERIFIED_MESSAGE_CRC32C_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    key_version: _builtins.str
+    """Output only. Resource name of the key version that was used."""
+    mac: _builtins.bytes
+    """Output only. The HMAC, full length; at most 64 bytes."""
+    mac_crc32c: _builtins.int
+    """Output only. CRC32C (Castagnoli) of `mac`."""
+    verified_message_crc32c: _builtins.bool
+    """Output only. Whether the request's `message_crc32c` was present and matched."""
+    algorithm: _resources_pb2.Algorithm.ValueType
+    """Output only. What was done."""
+    def __init__(
+        self,
+        *,
+        key_version: _builtins.str = ...,
+        mac: _builtins.bytes = ...,
+        mac_crc32c: _builtins.int = ...,
+        verified_message_crc32c: _builtins.bool = ...,
+        algorithm: _resources_pb2.Algorithm.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "key_version", b"key_version", "mac", b"mac", "mac_crc32c", b"mac_crc32c", "verified_message_crc32c", b"verified_message_crc32c"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateMacResponse: _TypeAlias = GenerateMacResponse  # noqa: Y015
+
+@_typing.final
+class VerifyMacRequest(_message.Message):
+    """Request of VerifyMac."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    MAC_FIELD_NUMBER: _builtins.int
+    MESSAGE_CRC32C_FIELD_NUMBER: _builtins.int
+    MAC_CRC32C_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Required. Key or alias, `regions/{region}/keys/{uuid}` or `regions/{region}/aliases/{alias}`; at most 320 characters."""
+    message: _builtins.bytes
+    """Required. Message; at most 4,096 bytes, none is a message too."""
+    algorithm: _resources_pb2.Algorithm.ValueType
+    """Optional. What to do; a MAC key takes one algorithm, which is meant when nothing is said."""
+    mac: _builtins.bytes
+    """Required. What GenerateMac returned, full length; 1 to 6,144 bytes."""
+    message_crc32c: _builtins.int
+    """Optional. CRC32C (Castagnoli) of `message`; a mismatch is refused with CHECKSUM_MISMATCH."""
+    mac_crc32c: _builtins.int
+    """Optional. CRC32C (Castagnoli) of `mac`; a mismatch is refused with CHECKSUM_MISMATCH."""
+    validate_only: _builtins.bool
+    """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        message: _builtins.bytes = ...,
+        algorithm: _resources_pb2.Algorithm.ValueType = ...,
+        mac: _builtins.bytes = ...,
+        message_crc32c: _builtins.int | None = ...,
+        mac_crc32c: _builtins.int | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mac_crc32c", b"_mac_crc32c", "_message_crc32c", b"_message_crc32c", "mac_crc32c", b"mac_crc32c", "message_crc32c", b"message_crc32c"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mac_crc32c", b"_mac_crc32c", "_message_crc32c", b"_message_crc32c", "algorithm", b"algorithm", "key", b"key", "mac", b"mac", "mac_crc32c", b"mac_crc32c", "message", b"message", "message_crc32c", b"message_crc32c", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mac_crc32c: _TypeAlias = _typing.Literal["mac_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__mac_crc32c: _TypeAlias = _typing.Literal["_mac_crc32c", b"_mac_crc32c"]  # noqa: Y015
+    _WhichOneofReturnType__message_crc32c: _TypeAlias = _typing.Literal["message_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__message_crc32c: _TypeAlias = _typing.Literal["_message_crc32c", b"_message_crc32c"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mac_crc32c) -> _WhichOneofReturnType__mac_crc32c | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__message_crc32c) -> _WhichOneofReturnType__message_crc32c | None: ...
+
+Global___VerifyMacRequest: _TypeAlias = VerifyMacRequest  # noqa: Y015
+
+@_typing.final
+class VerifyMacResponse(_message.Message):
+    """Response of VerifyMac: the MAC verifies. One that does not is refused with MAC_INVALID, never answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    VERIFIED_MESSAGE_CRC32C_FIELD_NUMBER: _builtins.int
+    VERIFIED_MAC_CRC32C_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    key_version: _builtins.str
+    """Output only. Resource name of the key version that was used."""
+    verified_message_crc32c: _builtins.bool
+    """Output only. Whether the request's `message_crc32c` was present and matched."""
+    verified_mac_crc32c: _builtins.bool
+    """Output only. Whether the request's `mac_crc32c` was present and matched."""
+    algorithm: _resources_pb2.Algorithm.ValueType
+    """Output only. What was done."""
+    def __init__(
+        self,
+        *,
+        key_version: _builtins.str = ...,
+        verified_message_crc32c: _builtins.bool = ...,
+        verified_mac_crc32c: _builtins.bool = ...,
+        algorithm: _resources_pb2.Algorithm.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "key_version", b"key_version", "verified_mac_crc32c", b"verified_mac_crc32c", "verified_message_crc32c", b"verified_message_crc32c"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyMacResponse: _TypeAlias = VerifyMacResponse  # noqa: Y015
+
+@_typing.final
+class DeriveSharedSecretRequest(_message.Message):
+    """Request of DeriveSharedSecret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_CRC32C_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Required. Key or alias, `regions/{region}/keys/{uuid}` or `regions/{region}/aliases/{alias}`; at most 320 characters."""
+    public_key: _builtins.bytes
+    """Required. The other side's public key on the same curve, DER SubjectPublicKeyInfo with a named curve and an
+    uncompressed point; 1 to 600 bytes.
+    """
+    algorithm: _resources_pb2.Algorithm.ValueType
+    """Optional. What to do; ECDH is meant when nothing is said."""
+    public_key_crc32c: _builtins.int
+    """Optional. CRC32C (Castagnoli) of `public_key`; a mismatch is refused with CHECKSUM_MISMATCH."""
+    validate_only: _builtins.bool
+    """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        public_key: _builtins.bytes = ...,
+        algorithm: _resources_pb2.Algorithm.ValueType = ...,
+        public_key_crc32c: _builtins.int | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_public_key_crc32c", b"_public_key_crc32c", "public_key_crc32c", b"public_key_crc32c"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_public_key_crc32c", b"_public_key_crc32c", "algorithm", b"algorithm", "key", b"key", "public_key", b"public_key", "public_key_crc32c", b"public_key_crc32c", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__public_key_crc32c: _TypeAlias = _typing.Literal["public_key_crc32c"]  # noqa: Y015
+    _WhichOneofArgType__public_key_crc32c: _TypeAlias = _typing.Literal["_public_key_crc32c", b"_public_key_crc32c"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__public_key_crc32c) -> _WhichOneofReturnType__public_key_crc32c | None: ...
+
+Global___DeriveSharedSecretRequest: _TypeAlias = DeriveSharedSecretRequest  # noqa: Y015
+
+@_typing.final
+class DeriveSharedSecretResponse(_message.Message):
+    """Response of DeriveSharedSecret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    SHARED_SECRET_FIELD_NUMBER: _builtins.int
+    SHARED_SECRET_CRC32C_FIELD_NUMBER: _builtins.int
+    VERIFIED_PUBLIC_KEY_CRC32C_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    key_version: _builtins.str
+    """Output only. Resource name of the key version that was used."""
+    shared_secret: _builtins.bytes
+    """Output only. The x coordinate of the shared point, as long as the curve's field (NIST SP 800-56A, 5.7.1.2). Not a
+    key yet: derive keys from it. At most 66 bytes.
+    """
+    shared_secret_crc32c: _builtins.int
+    """Output only. CRC32C (Castagnoli) of `shared_secret`."""
+    verified_public_key_crc32c: _builtins.bool
+    """Output only. Whether the request's `public_key_crc32c` was present and matched."""
+    algorithm: _resources_pb2.Algorithm.ValueType
+    """Output only. What was done."""
+    def __init__(
+        self,
+        *,
+        key_version: _builtins.str = ...,
+        shared_secret: _builtins.bytes = ...,
+        shared_secret_crc32c: _builtins.int = ...,
+        verified_public_key_crc32c: _builtins.bool = ...,
+        algorithm: _resources_pb2.Algorithm.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "key_version", b"key_version", "shared_secret", b"shared_secret", "shared_secret_crc32c", b"shared_secret_crc32c", "verified_public_key_crc32c", b"verified_public_key_crc32c"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeriveSharedSecretResponse: _TypeAlias = DeriveSharedSecretResponse  # noqa: Y015
+
+@_typing.final
+class GenerateDataKeyPairRequest(_message.Message):
+    """Request of GenerateDataKeyPair."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EncryptionContextEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    KEY_FIELD_NUMBER: _builtins.int
+    ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Required. Symmetric key that wraps the private key, or its alias, `regions/{region}/keys/{uuid}` or `regions/{region}/aliases/{alias}`; at most 320 characters."""
+    spec: Global___DataKeyPairSpec.ValueType
+    """Required. What kind of pair."""
+    validate_only: _builtins.bool
+    """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
+    @_builtins.property
+    def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Optional. Encryption context, bound to the ciphertext as additional authenticated data; keys are not empty, 8,192 bytes in canonical form. Not secret: it appears in the audit log."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        spec: Global___DataKeyPairSpec.ValueType = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encryption_context", b"encryption_context", "key", b"key", "spec", b"spec", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateDataKeyPairRequest: _TypeAlias = GenerateDataKeyPairRequest  # noqa: Y015
+
+@_typing.final
+class GenerateDataKeyPairResponse(_message.Message):
+    """Response of GenerateDataKeyPair."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    PLAINTEXT_PRIVATE_KEY_FIELD_NUMBER: _builtins.int
+    WRAPPED_PRIVATE_KEY_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_CRC32C_FIELD_NUMBER: _builtins.int
+    PLAINTEXT_PRIVATE_KEY_CRC32C_FIELD_NUMBER: _builtins.int
+    WRAPPED_PRIVATE_KEY_CRC32C_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    key_version: _builtins.str
+    """Output only. Resource name of the key version that wrapped the private key."""
+    public_key: _builtins.bytes
+    """Output only. DER SubjectPublicKeyInfo (RFC 5280, 4.1.2.7); at most 600 bytes."""
+    plaintext_private_key: _builtins.bytes
+    """Output only. DER PrivateKeyInfo (PKCS#8, RFC 5208) in the clear: use it, wipe it, never store it. At most 4,096 bytes."""
+    wrapped_private_key: _builtins.bytes
+    """Output only. The PrivateKeyInfo as a ciphertext blob, for Decrypt: store it. At most 6,144 bytes."""
+    public_key_crc32c: _builtins.int
+    """Output only. CRC32C (Castagnoli) of `public_key`."""
+    plaintext_private_key_crc32c: _builtins.int
+    """Output only. CRC32C (Castagnoli) of `plaintext_private_key`."""
+    wrapped_private_key_crc32c: _builtins.int
+    """Output only. CRC32C (Castagnoli) of `wrapped_private_key`."""
+    spec: Global___DataKeyPairSpec.ValueType
+    """Output only. What kind of pair."""
+    def __init__(
+        self,
+        *,
+        key_version: _builtins.str = ...,
+        public_key: _builtins.bytes = ...,
+        plaintext_private_key: _builtins.bytes = ...,
+        wrapped_private_key: _builtins.bytes = ...,
+        public_key_crc32c: _builtins.int = ...,
+        plaintext_private_key_crc32c: _builtins.int = ...,
+        wrapped_private_key_crc32c: _builtins.int = ...,
+        spec: Global___DataKeyPairSpec.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_version", b"key_version", "plaintext_private_key", b"plaintext_private_key", "plaintext_private_key_crc32c", b"plaintext_private_key_crc32c", "public_key", b"public_key", "public_key_crc32c", b"public_key_crc32c", "spec", b"spec", "wrapped_private_key", b"wrapped_private_key", "wrapped_private_key_crc32c", b"wrapped_private_key_crc32c"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateDataKeyPairResponse: _TypeAlias = GenerateDataKeyPairResponse  # noqa: Y015
+
+@_typing.final
+class GenerateDataKeyPairWithoutPlaintextRequest(_message.Message):
+    """Request of GenerateDataKeyPairWithoutPlaintext."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EncryptionContextEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    KEY_FIELD_NUMBER: _builtins.int
+    ENCRYPTION_CONTEXT_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Required. Symmetric key that wraps the private key, or its alias, `regions/{region}/keys/{uuid}` or `regions/{region}/aliases/{alias}`; at most 320 characters."""
+    spec: Global___DataKeyPairSpec.ValueType
+    """Required. What kind of pair."""
+    validate_only: _builtins.bool
+    """Optional. Check arguments, permission and state; use and change nothing. Bytes in the answer are empty, resources as they would be."""
+    @_builtins.property
+    def encryption_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Optional. Encryption context, bound to the ciphertext as additional authenticated data; keys are not empty, 8,192 bytes in canonical form. Not secret: it appears in the audit log."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        encryption_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        spec: Global___DataKeyPairSpec.ValueType = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encryption_context", b"encryption_context", "key", b"key", "spec", b"spec", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateDataKeyPairWithoutPlaintextRequest: _TypeAlias = GenerateDataKeyPairWithoutPlaintextRequest  # noqa: Y015
+
+@_typing.final
+class GenerateDataKeyPairWithoutPlaintextResponse(_message.Message):
+    """Response of GenerateDataKeyPairWithoutPlaintext."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    WRAPPED_PRIVATE_KEY_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_CRC32C_FIELD_NUMBER: _builtins.int
+    WRAPPED_PRIVATE_KEY_CRC32C_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    key_version: _builtins.str
+    """Output only. Resource name of the key version that wrapped the private key."""
+    public_key: _builtins.bytes
+    """Output only. DER SubjectPublicKeyInfo (RFC 5280, 4.1.2.7); at most 600 bytes."""
+    wrapped_private_key: _builtins.bytes
+    """Output only. The PrivateKeyInfo (PKCS#8) as a ciphertext blob, for Decrypt; at most 6,144 bytes."""
+    public_key_crc32c: _builtins.int
+    """Output only. CRC32C (Castagnoli) of `public_key`."""
+    wrapped_private_key_crc32c: _builtins.int
+    """Output only. CRC32C (Castagnoli) of `wrapped_private_key`."""
+    spec: Global___DataKeyPairSpec.ValueType
+    """Output only. What kind of pair."""
+    def __init__(
+        self,
+        *,
+        key_version: _builtins.str = ...,
+        public_key: _builtins.bytes = ...,
+        wrapped_private_key: _builtins.bytes = ...,
+        public_key_crc32c: _builtins.int = ...,
+        wrapped_private_key_crc32c: _builtins.int = ...,
+        spec: Global___DataKeyPairSpec.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_version", b"key_version", "public_key", b"public_key", "public_key_crc32c", b"public_key_crc32c", "spec", b"spec", "wrapped_private_key", b"wrapped_private_key", "wrapped_private_key_crc32c", b"wrapped_private_key_crc32c"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateDataKeyPairWithoutPlaintextResponse: _TypeAlias = GenerateDataKeyPairWithoutPlaintextResponse  # noqa: Y015

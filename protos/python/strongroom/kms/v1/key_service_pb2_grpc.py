@@ -161,6 +161,46 @@ class KeyServiceStub(object):
                 request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateRandomRequest.SerializeToString,
                 response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateRandomResponse.FromString,
                 _registered_method=True)
+        self.Sign = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/Sign',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.SignRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.SignResponse.FromString,
+                _registered_method=True)
+        self.Verify = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/Verify',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.VerifyResponse.FromString,
+                _registered_method=True)
+        self.GetPublicKey = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/GetPublicKey',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GetPublicKeyRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GetPublicKeyResponse.FromString,
+                _registered_method=True)
+        self.GenerateMac = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/GenerateMac',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateMacRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateMacResponse.FromString,
+                _registered_method=True)
+        self.VerifyMac = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/VerifyMac',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.VerifyMacRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.VerifyMacResponse.FromString,
+                _registered_method=True)
+        self.DeriveSharedSecret = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/DeriveSharedSecret',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.DeriveSharedSecretRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.DeriveSharedSecretResponse.FromString,
+                _registered_method=True)
+        self.GenerateDataKeyPair = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/GenerateDataKeyPair',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateDataKeyPairRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateDataKeyPairResponse.FromString,
+                _registered_method=True)
+        self.GenerateDataKeyPairWithoutPlaintext = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/GenerateDataKeyPairWithoutPlaintext',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateDataKeyPairWithoutPlaintextRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateDataKeyPairWithoutPlaintextResponse.FromString,
+                _registered_method=True)
 
 
 class KeyServiceServicer(object):
@@ -343,6 +383,62 @@ class KeyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Sign(self, request, context):
+        """Signs a message of up to 4,096 bytes, or a digest, inside the HSM.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Verify(self, request, context):
+        """Verifies a signature inside the HSM; refuses one that does not verify.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPublicKey(self, request, context):
+        """Returns the public key of a key pair.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateMac(self, request, context):
+        """Makes the HMAC of a message of up to 4,096 bytes inside the HSM.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyMac(self, request, context):
+        """Verifies an HMAC inside the HSM; refuses one that does not verify.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeriveSharedSecret(self, request, context):
+        """Agrees with another's public key on a shared secret (ECDH), inside the HSM.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateDataKeyPair(self, request, context):
+        """Makes a key pair for use outside: its private key in the clear, and wrapped under a symmetric key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateDataKeyPairWithoutPlaintext(self, request, context):
+        """Makes a key pair for use outside and returns its private key wrapped only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -470,6 +566,46 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.GenerateRandom,
                     request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateRandomRequest.FromString,
                     response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateRandomResponse.SerializeToString,
+            ),
+            'Sign': grpc.unary_unary_rpc_method_handler(
+                    servicer.Sign,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.SignRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.SignResponse.SerializeToString,
+            ),
+            'Verify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Verify,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.VerifyRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.VerifyResponse.SerializeToString,
+            ),
+            'GetPublicKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPublicKey,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GetPublicKeyRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GetPublicKeyResponse.SerializeToString,
+            ),
+            'GenerateMac': grpc.unary_unary_rpc_method_handler(
+                    servicer.GenerateMac,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateMacRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateMacResponse.SerializeToString,
+            ),
+            'VerifyMac': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyMac,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.VerifyMacRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.VerifyMacResponse.SerializeToString,
+            ),
+            'DeriveSharedSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeriveSharedSecret,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.DeriveSharedSecretRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.DeriveSharedSecretResponse.SerializeToString,
+            ),
+            'GenerateDataKeyPair': grpc.unary_unary_rpc_method_handler(
+                    servicer.GenerateDataKeyPair,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateDataKeyPairRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateDataKeyPairResponse.SerializeToString,
+            ),
+            'GenerateDataKeyPairWithoutPlaintext': grpc.unary_unary_rpc_method_handler(
+                    servicer.GenerateDataKeyPairWithoutPlaintext,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateDataKeyPairWithoutPlaintextRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateDataKeyPairWithoutPlaintextResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1149,6 +1285,222 @@ class KeyService(object):
             '/strongroom.kms.v1.KeyService/GenerateRandom',
             strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateRandomRequest.SerializeToString,
             strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateRandomResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Sign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/Sign',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.SignRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.SignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Verify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/Verify',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.VerifyRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.VerifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPublicKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/GetPublicKey',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.GetPublicKeyRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.GetPublicKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateMac(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/GenerateMac',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateMacRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateMacResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyMac(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/VerifyMac',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.VerifyMacRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.VerifyMacResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeriveSharedSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/DeriveSharedSecret',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.DeriveSharedSecretRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.DeriveSharedSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateDataKeyPair(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/GenerateDataKeyPair',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateDataKeyPairRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateDataKeyPairResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateDataKeyPairWithoutPlaintext(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/GenerateDataKeyPairWithoutPlaintext',
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateDataKeyPairWithoutPlaintextRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_key__service__pb2.GenerateDataKeyPairWithoutPlaintextResponse.FromString,
             options,
             channel_credentials,
             insecure,

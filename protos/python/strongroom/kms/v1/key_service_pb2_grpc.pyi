@@ -85,6 +85,22 @@ class KeyServiceStub:
     """Makes a data key and returns it wrapped only."""
     GenerateRandom: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.GenerateRandomRequest, _key_service_pb2.GenerateRandomResponse]
     """Random bytes from the HSM of a shard."""
+    Sign: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.SignRequest, _key_service_pb2.SignResponse]
+    """Signs a message of up to 4,096 bytes, or a digest, inside the HSM."""
+    Verify: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.VerifyRequest, _key_service_pb2.VerifyResponse]
+    """Verifies a signature inside the HSM; refuses one that does not verify."""
+    GetPublicKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.GetPublicKeyRequest, _key_service_pb2.GetPublicKeyResponse]
+    """Returns the public key of a key pair."""
+    GenerateMac: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.GenerateMacRequest, _key_service_pb2.GenerateMacResponse]
+    """Makes the HMAC of a message of up to 4,096 bytes inside the HSM."""
+    VerifyMac: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.VerifyMacRequest, _key_service_pb2.VerifyMacResponse]
+    """Verifies an HMAC inside the HSM; refuses one that does not verify."""
+    DeriveSharedSecret: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.DeriveSharedSecretRequest, _key_service_pb2.DeriveSharedSecretResponse]
+    """Agrees with another's public key on a shared secret (ECDH), inside the HSM."""
+    GenerateDataKeyPair: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.GenerateDataKeyPairRequest, _key_service_pb2.GenerateDataKeyPairResponse]
+    """Makes a key pair for use outside: its private key in the clear, and wrapped under a symmetric key."""
+    GenerateDataKeyPairWithoutPlaintext: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.GenerateDataKeyPairWithoutPlaintextRequest, _key_service_pb2.GenerateDataKeyPairWithoutPlaintextResponse]
+    """Makes a key pair for use outside and returns its private key wrapped only."""
 
 @_typing.type_check_only
 class KeyServiceAsyncStub(KeyServiceStub):
@@ -143,6 +159,22 @@ class KeyServiceAsyncStub(KeyServiceStub):
     """Makes a data key and returns it wrapped only."""
     GenerateRandom: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GenerateRandomRequest, _key_service_pb2.GenerateRandomResponse]  # type: ignore[assignment]
     """Random bytes from the HSM of a shard."""
+    Sign: _aio.UnaryUnaryMultiCallable[_key_service_pb2.SignRequest, _key_service_pb2.SignResponse]  # type: ignore[assignment]
+    """Signs a message of up to 4,096 bytes, or a digest, inside the HSM."""
+    Verify: _aio.UnaryUnaryMultiCallable[_key_service_pb2.VerifyRequest, _key_service_pb2.VerifyResponse]  # type: ignore[assignment]
+    """Verifies a signature inside the HSM; refuses one that does not verify."""
+    GetPublicKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GetPublicKeyRequest, _key_service_pb2.GetPublicKeyResponse]  # type: ignore[assignment]
+    """Returns the public key of a key pair."""
+    GenerateMac: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GenerateMacRequest, _key_service_pb2.GenerateMacResponse]  # type: ignore[assignment]
+    """Makes the HMAC of a message of up to 4,096 bytes inside the HSM."""
+    VerifyMac: _aio.UnaryUnaryMultiCallable[_key_service_pb2.VerifyMacRequest, _key_service_pb2.VerifyMacResponse]  # type: ignore[assignment]
+    """Verifies an HMAC inside the HSM; refuses one that does not verify."""
+    DeriveSharedSecret: _aio.UnaryUnaryMultiCallable[_key_service_pb2.DeriveSharedSecretRequest, _key_service_pb2.DeriveSharedSecretResponse]  # type: ignore[assignment]
+    """Agrees with another's public key on a shared secret (ECDH), inside the HSM."""
+    GenerateDataKeyPair: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GenerateDataKeyPairRequest, _key_service_pb2.GenerateDataKeyPairResponse]  # type: ignore[assignment]
+    """Makes a key pair for use outside: its private key in the clear, and wrapped under a symmetric key."""
+    GenerateDataKeyPairWithoutPlaintext: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GenerateDataKeyPairWithoutPlaintextRequest, _key_service_pb2.GenerateDataKeyPairWithoutPlaintextResponse]  # type: ignore[assignment]
+    """Makes a key pair for use outside and returns its private key wrapped only."""
 
 class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Makes keys in the HSM of a shard and uses them. Every answered call is in the audit log before the answer leaves;
@@ -348,5 +380,69 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.GenerateRandomResponse, _abc.Awaitable[_key_service_pb2.GenerateRandomResponse]]:
         """Random bytes from the HSM of a shard."""
+
+    @_abc_1.abstractmethod
+    def Sign(
+        self,
+        request: _key_service_pb2.SignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.SignResponse, _abc.Awaitable[_key_service_pb2.SignResponse]]:
+        """Signs a message of up to 4,096 bytes, or a digest, inside the HSM."""
+
+    @_abc_1.abstractmethod
+    def Verify(
+        self,
+        request: _key_service_pb2.VerifyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.VerifyResponse, _abc.Awaitable[_key_service_pb2.VerifyResponse]]:
+        """Verifies a signature inside the HSM; refuses one that does not verify."""
+
+    @_abc_1.abstractmethod
+    def GetPublicKey(
+        self,
+        request: _key_service_pb2.GetPublicKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.GetPublicKeyResponse, _abc.Awaitable[_key_service_pb2.GetPublicKeyResponse]]:
+        """Returns the public key of a key pair."""
+
+    @_abc_1.abstractmethod
+    def GenerateMac(
+        self,
+        request: _key_service_pb2.GenerateMacRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.GenerateMacResponse, _abc.Awaitable[_key_service_pb2.GenerateMacResponse]]:
+        """Makes the HMAC of a message of up to 4,096 bytes inside the HSM."""
+
+    @_abc_1.abstractmethod
+    def VerifyMac(
+        self,
+        request: _key_service_pb2.VerifyMacRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.VerifyMacResponse, _abc.Awaitable[_key_service_pb2.VerifyMacResponse]]:
+        """Verifies an HMAC inside the HSM; refuses one that does not verify."""
+
+    @_abc_1.abstractmethod
+    def DeriveSharedSecret(
+        self,
+        request: _key_service_pb2.DeriveSharedSecretRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.DeriveSharedSecretResponse, _abc.Awaitable[_key_service_pb2.DeriveSharedSecretResponse]]:
+        """Agrees with another's public key on a shared secret (ECDH), inside the HSM."""
+
+    @_abc_1.abstractmethod
+    def GenerateDataKeyPair(
+        self,
+        request: _key_service_pb2.GenerateDataKeyPairRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.GenerateDataKeyPairResponse, _abc.Awaitable[_key_service_pb2.GenerateDataKeyPairResponse]]:
+        """Makes a key pair for use outside: its private key in the clear, and wrapped under a symmetric key."""
+
+    @_abc_1.abstractmethod
+    def GenerateDataKeyPairWithoutPlaintext(
+        self,
+        request: _key_service_pb2.GenerateDataKeyPairWithoutPlaintextRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.GenerateDataKeyPairWithoutPlaintextResponse, _abc.Awaitable[_key_service_pb2.GenerateDataKeyPairWithoutPlaintextResponse]]:
+        """Makes a key pair for use outside and returns its private key wrapped only."""
 
 def add_KeyServiceServicer_to_server(servicer: KeyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

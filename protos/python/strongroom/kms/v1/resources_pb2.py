@@ -26,7 +26,7 @@ from strongroom._third_party.buf.validate import validate_pb2 as buf_dot_validat
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!strongroom/kms/v1/resources.proto\x12\x11strongroom.kms.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\x04\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04spec\x18\x02 \x01(\x0e\x32\x1a.strongroom.kms.v1.KeySpec\x12*\n\x05usage\x18\x03 \x01(\x0e\x32\x1b.strongroom.kms.v1.KeyUsage\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.strongroom.kms.v1.KeyState\x12\x32\n\x0bkey_manager\x18\x05 \x01(\x0e\x32\x1d.strongroom.kms.v1.KeyManager\x12\x1d\n\x0b\x64\x65scription\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x17\n\x0fprimary_version\x18\x07 \x01(\t\x12\x0f\n\x07\x63reator\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0b \x01(\t\x12.\n\x07storage\x18\x0c \x01(\x0e\x32\x1d.strongroom.kms.v1.KeyStorage\x12\x31\n\rdeletion_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x64\x65stroy_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x04tags\x18\x0f \x03(\x0b\x32 .strongroom.kms.v1.Key.TagsEntry\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9e\x02\n\nKeyVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x12\n\nis_primary\x18\x03 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rreserved_uses\x18\x05 \x01(\x04\x12\x31\n\x05state\x18\x06 \x01(\x0e\x32\".strongroom.kms.v1.KeyVersionState\x12\x31\n\rdeletion_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x64\x65stroy_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x84\x01\n\x05\x41lias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*9\n\x07KeySpec\x12\x18\n\x14KEY_SPEC_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_SPEC_AES_256\x10\x01*D\n\x08KeyUsage\x12\x19\n\x15KEY_USAGE_UNSPECIFIED\x10\x00\x12\x1d\n\x19KEY_USAGE_ENCRYPT_DECRYPT\x10\x01*\\\n\nKeyStorage\x12\x1b\n\x17KEY_STORAGE_UNSPECIFIED\x10\x00\x12\x18\n\x14KEY_STORAGE_RESIDENT\x10\x01\x12\x17\n\x13KEY_STORAGE_WRAPPED\x10\x02*\x8d\x01\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11KEY_STATE_ENABLED\x10\x01\x12\x16\n\x12KEY_STATE_DISABLED\x10\x02\x12\x1e\n\x1aKEY_STATE_PENDING_DELETION\x10\x03\x12\x17\n\x13KEY_STATE_DESTROYED\x10\x04*\x9c\x01\n\x0fKeyVersionState\x12!\n\x1dKEY_VERSION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19KEY_VERSION_STATE_ENABLED\x10\x01\x12&\n\"KEY_VERSION_STATE_PENDING_DELETION\x10\x02\x12\x1f\n\x1bKEY_VERSION_STATE_DESTROYED\x10\x03*C\n\nKeyManager\x12\x1b\n\x17KEY_MANAGER_UNSPECIFIED\x10\x00\x12\x18\n\x14KEY_MANAGER_CUSTOMER\x10\x01\x42\x45\n\x15\x64\x65v.strongroom.kms.v1P\x01Z*strongroom.dev/gen/strongroom/kms/v1;kmsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!strongroom/kms/v1/resources.proto\x12\x11strongroom.kms.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa6\x05\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04spec\x18\x02 \x01(\x0e\x32\x1a.strongroom.kms.v1.KeySpec\x12*\n\x05usage\x18\x03 \x01(\x0e\x32\x1b.strongroom.kms.v1.KeyUsage\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.strongroom.kms.v1.KeyState\x12\x32\n\x0bkey_manager\x18\x05 \x01(\x0e\x32\x1d.strongroom.kms.v1.KeyManager\x12\x1d\n\x0b\x64\x65scription\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x17\n\x0fprimary_version\x18\x07 \x01(\t\x12\x0f\n\x07\x63reator\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0b \x01(\t\x12.\n\x07storage\x18\x0c \x01(\x0e\x32\x1d.strongroom.kms.v1.KeyStorage\x12\x30\n\nalgorithms\x18\x14 \x03(\x0e\x32\x1c.strongroom.kms.v1.Algorithm\x12\x31\n\rdeletion_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x64\x65stroy_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x04tags\x18\x0f \x03(\x0b\x32 .strongroom.kms.v1.Key.TagsEntry\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9e\x02\n\nKeyVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\x12\n\nis_primary\x18\x03 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rreserved_uses\x18\x05 \x01(\x04\x12\x31\n\x05state\x18\x06 \x01(\x0e\x32\".strongroom.kms.v1.KeyVersionState\x12\x31\n\rdeletion_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x64\x65stroy_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x84\x01\n\x05\x41lias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xcd\x02\n\x07KeySpec\x12\x18\n\x14KEY_SPEC_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_SPEC_AES_256\x10\x01\x12\x15\n\x11KEY_SPEC_HMAC_224\x10\x02\x12\x15\n\x11KEY_SPEC_HMAC_256\x10\x03\x12\x15\n\x11KEY_SPEC_HMAC_384\x10\x04\x12\x15\n\x11KEY_SPEC_HMAC_512\x10\x05\x12\x15\n\x11KEY_SPEC_RSA_2048\x10\x06\x12\x15\n\x11KEY_SPEC_RSA_3072\x10\x07\x12\x15\n\x11KEY_SPEC_RSA_4096\x10\x08\x12\x14\n\x10KEY_SPEC_EC_P256\x10\t\x12\x14\n\x10KEY_SPEC_EC_P384\x10\n\x12\x14\n\x10KEY_SPEC_EC_P521\x10\x0b\x12\x19\n\x15KEY_SPEC_EC_SECP256K1\x10\x0c\x12\x14\n\x10KEY_SPEC_ED25519\x10\r*\x9f\x01\n\x08KeyUsage\x12\x19\n\x15KEY_USAGE_UNSPECIFIED\x10\x00\x12\x1d\n\x19KEY_USAGE_ENCRYPT_DECRYPT\x10\x01\x12\x19\n\x15KEY_USAGE_SIGN_VERIFY\x10\x02\x12!\n\x1dKEY_USAGE_GENERATE_VERIFY_MAC\x10\x03\x12\x1b\n\x17KEY_USAGE_KEY_AGREEMENT\x10\x04*\xd6\x04\n\tAlgorithm\x12\x19\n\x15\x41LGORITHM_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41LGORITHM_AES_256_GCM\x10\x01\x12\x1a\n\x16\x41LGORITHM_HMAC_SHA_224\x10\x02\x12\x1a\n\x16\x41LGORITHM_HMAC_SHA_256\x10\x03\x12\x1a\n\x16\x41LGORITHM_HMAC_SHA_384\x10\x04\x12\x1a\n\x16\x41LGORITHM_HMAC_SHA_512\x10\x05\x12\'\n#ALGORITHM_RSASSA_PKCS1_V1_5_SHA_256\x10\x06\x12\'\n#ALGORITHM_RSASSA_PKCS1_V1_5_SHA_384\x10\x07\x12\'\n#ALGORITHM_RSASSA_PKCS1_V1_5_SHA_512\x10\x08\x12 \n\x1c\x41LGORITHM_RSASSA_PSS_SHA_256\x10\t\x12 \n\x1c\x41LGORITHM_RSASSA_PSS_SHA_384\x10\n\x12 \n\x1c\x41LGORITHM_RSASSA_PSS_SHA_512\x10\x0b\x12\x1b\n\x17\x41LGORITHM_ECDSA_SHA_256\x10\x0c\x12\x1b\n\x17\x41LGORITHM_ECDSA_SHA_384\x10\r\x12\x1b\n\x17\x41LGORITHM_ECDSA_SHA_512\x10\x0e\x12\x15\n\x11\x41LGORITHM_ED25519\x10\x0f\x12\x1e\n\x1a\x41LGORITHM_RSAES_OAEP_SHA_1\x10\x10\x12 \n\x1c\x41LGORITHM_RSAES_OAEP_SHA_256\x10\x11\x12\x12\n\x0e\x41LGORITHM_ECDH\x10\x12*\\\n\nKeyStorage\x12\x1b\n\x17KEY_STORAGE_UNSPECIFIED\x10\x00\x12\x18\n\x14KEY_STORAGE_RESIDENT\x10\x01\x12\x17\n\x13KEY_STORAGE_WRAPPED\x10\x02*\x8d\x01\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11KEY_STATE_ENABLED\x10\x01\x12\x16\n\x12KEY_STATE_DISABLED\x10\x02\x12\x1e\n\x1aKEY_STATE_PENDING_DELETION\x10\x03\x12\x17\n\x13KEY_STATE_DESTROYED\x10\x04*\x9c\x01\n\x0fKeyVersionState\x12!\n\x1dKEY_VERSION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19KEY_VERSION_STATE_ENABLED\x10\x01\x12&\n\"KEY_VERSION_STATE_PENDING_DELETION\x10\x02\x12\x1f\n\x1bKEY_VERSION_STATE_DESTROYED\x10\x03*C\n\nKeyManager\x12\x1b\n\x17KEY_MANAGER_UNSPECIFIED\x10\x00\x12\x18\n\x14KEY_MANAGER_CUSTOMER\x10\x01\x42\x45\n\x15\x64\x65v.strongroom.kms.v1P\x01Z*strongroom.dev/gen/strongroom/kms/v1;kmsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,24 +38,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEY_TAGSENTRY']._serialized_options = b'8\001'
   _globals['_KEY'].fields_by_name['description']._loaded_options = None
   _globals['_KEY'].fields_by_name['description']._serialized_options = b'\272H\005r\003\030\200@'
-  _globals['_KEYSPEC']._serialized_start=1173
-  _globals['_KEYSPEC']._serialized_end=1230
-  _globals['_KEYUSAGE']._serialized_start=1232
-  _globals['_KEYUSAGE']._serialized_end=1300
-  _globals['_KEYSTORAGE']._serialized_start=1302
-  _globals['_KEYSTORAGE']._serialized_end=1394
-  _globals['_KEYSTATE']._serialized_start=1397
-  _globals['_KEYSTATE']._serialized_end=1538
-  _globals['_KEYVERSIONSTATE']._serialized_start=1541
-  _globals['_KEYVERSIONSTATE']._serialized_end=1697
-  _globals['_KEYMANAGER']._serialized_start=1699
-  _globals['_KEYMANAGER']._serialized_end=1766
+  _globals['_KEYSPEC']._serialized_start=1224
+  _globals['_KEYSPEC']._serialized_end=1557
+  _globals['_KEYUSAGE']._serialized_start=1560
+  _globals['_KEYUSAGE']._serialized_end=1719
+  _globals['_ALGORITHM']._serialized_start=1722
+  _globals['_ALGORITHM']._serialized_end=2320
+  _globals['_KEYSTORAGE']._serialized_start=2322
+  _globals['_KEYSTORAGE']._serialized_end=2414
+  _globals['_KEYSTATE']._serialized_start=2417
+  _globals['_KEYSTATE']._serialized_end=2558
+  _globals['_KEYVERSIONSTATE']._serialized_start=2561
+  _globals['_KEYVERSIONSTATE']._serialized_end=2717
+  _globals['_KEYMANAGER']._serialized_start=2719
+  _globals['_KEYMANAGER']._serialized_end=2786
   _globals['_KEY']._serialized_start=119
-  _globals['_KEY']._serialized_end=747
-  _globals['_KEY_TAGSENTRY']._serialized_start=704
-  _globals['_KEY_TAGSENTRY']._serialized_end=747
-  _globals['_KEYVERSION']._serialized_start=750
-  _globals['_KEYVERSION']._serialized_end=1036
-  _globals['_ALIAS']._serialized_start=1039
-  _globals['_ALIAS']._serialized_end=1171
+  _globals['_KEY']._serialized_end=797
+  _globals['_KEY_TAGSENTRY']._serialized_start=754
+  _globals['_KEY_TAGSENTRY']._serialized_end=797
+  _globals['_KEYVERSION']._serialized_start=800
+  _globals['_KEYVERSION']._serialized_end=1086
+  _globals['_ALIAS']._serialized_start=1089
+  _globals['_ALIAS']._serialized_end=1221
 # @@protoc_insertion_point(module_scope)

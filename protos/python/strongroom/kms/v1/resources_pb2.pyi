@@ -30,6 +30,30 @@ class _KeySpecEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeySpec.Value
     """Not stated; CreateKey takes it as KEY_SPEC_AES_256."""
     KEY_SPEC_AES_256: _KeySpec.ValueType  # 1
     """A 256-bit AES key, used with GCM inside the HSM."""
+    KEY_SPEC_HMAC_224: _KeySpec.ValueType  # 2
+    """A 224-bit HMAC key; resident only."""
+    KEY_SPEC_HMAC_256: _KeySpec.ValueType  # 3
+    """A 256-bit HMAC key."""
+    KEY_SPEC_HMAC_384: _KeySpec.ValueType  # 4
+    """A 384-bit HMAC key."""
+    KEY_SPEC_HMAC_512: _KeySpec.ValueType  # 5
+    """A 512-bit HMAC key."""
+    KEY_SPEC_RSA_2048: _KeySpec.ValueType  # 6
+    """An RSA key pair of 2,048 bits; resident only, as all pairs."""
+    KEY_SPEC_RSA_3072: _KeySpec.ValueType  # 7
+    """An RSA key pair of 3,072 bits."""
+    KEY_SPEC_RSA_4096: _KeySpec.ValueType  # 8
+    """An RSA key pair of 4,096 bits."""
+    KEY_SPEC_EC_P256: _KeySpec.ValueType  # 9
+    """A key pair on NIST P-256."""
+    KEY_SPEC_EC_P384: _KeySpec.ValueType  # 10
+    """A key pair on NIST P-384."""
+    KEY_SPEC_EC_P521: _KeySpec.ValueType  # 11
+    """A key pair on NIST P-521."""
+    KEY_SPEC_EC_SECP256K1: _KeySpec.ValueType  # 12
+    """A key pair on secp256k1 (SEC 2)."""
+    KEY_SPEC_ED25519: _KeySpec.ValueType  # 13
+    """A key pair for Ed25519 (RFC 8032)."""
 
 class KeySpec(_KeySpec, metaclass=_KeySpecEnumTypeWrapper):
     """What the material of a key is."""
@@ -38,6 +62,30 @@ KEY_SPEC_UNSPECIFIED: KeySpec.ValueType  # 0
 """Not stated; CreateKey takes it as KEY_SPEC_AES_256."""
 KEY_SPEC_AES_256: KeySpec.ValueType  # 1
 """A 256-bit AES key, used with GCM inside the HSM."""
+KEY_SPEC_HMAC_224: KeySpec.ValueType  # 2
+"""A 224-bit HMAC key; resident only."""
+KEY_SPEC_HMAC_256: KeySpec.ValueType  # 3
+"""A 256-bit HMAC key."""
+KEY_SPEC_HMAC_384: KeySpec.ValueType  # 4
+"""A 384-bit HMAC key."""
+KEY_SPEC_HMAC_512: KeySpec.ValueType  # 5
+"""A 512-bit HMAC key."""
+KEY_SPEC_RSA_2048: KeySpec.ValueType  # 6
+"""An RSA key pair of 2,048 bits; resident only, as all pairs."""
+KEY_SPEC_RSA_3072: KeySpec.ValueType  # 7
+"""An RSA key pair of 3,072 bits."""
+KEY_SPEC_RSA_4096: KeySpec.ValueType  # 8
+"""An RSA key pair of 4,096 bits."""
+KEY_SPEC_EC_P256: KeySpec.ValueType  # 9
+"""A key pair on NIST P-256."""
+KEY_SPEC_EC_P384: KeySpec.ValueType  # 10
+"""A key pair on NIST P-384."""
+KEY_SPEC_EC_P521: KeySpec.ValueType  # 11
+"""A key pair on NIST P-521."""
+KEY_SPEC_EC_SECP256K1: KeySpec.ValueType  # 12
+"""A key pair on secp256k1 (SEC 2)."""
+KEY_SPEC_ED25519: KeySpec.ValueType  # 13
+"""A key pair for Ed25519 (RFC 8032)."""
 Global___KeySpec: _TypeAlias = KeySpec  # noqa: Y015
 
 class _KeyUsage:
@@ -47,18 +95,118 @@ class _KeyUsage:
 class _KeyUsageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyUsage.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     KEY_USAGE_UNSPECIFIED: _KeyUsage.ValueType  # 0
-    """Not stated; CreateKey takes it as KEY_USAGE_ENCRYPT_DECRYPT."""
+    """Not stated; CreateKey takes it as KEY_USAGE_ENCRYPT_DECRYPT for an AES key."""
     KEY_USAGE_ENCRYPT_DECRYPT: _KeyUsage.ValueType  # 1
-    """Encrypt, Decrypt, ReEncrypt and the data key calls."""
+    """AES: Encrypt, Decrypt, ReEncrypt and the data key calls. RSA: Encrypt, Decrypt and GetPublicKey."""
+    KEY_USAGE_SIGN_VERIFY: _KeyUsage.ValueType  # 2
+    """Sign, Verify and GetPublicKey."""
+    KEY_USAGE_GENERATE_VERIFY_MAC: _KeyUsage.ValueType  # 3
+    """GenerateMac and VerifyMac."""
+    KEY_USAGE_KEY_AGREEMENT: _KeyUsage.ValueType  # 4
+    """DeriveSharedSecret and GetPublicKey."""
 
 class KeyUsage(_KeyUsage, metaclass=_KeyUsageEnumTypeWrapper):
     """What a key may be used for. A key has exactly one usage, for ever."""
 
 KEY_USAGE_UNSPECIFIED: KeyUsage.ValueType  # 0
-"""Not stated; CreateKey takes it as KEY_USAGE_ENCRYPT_DECRYPT."""
+"""Not stated; CreateKey takes it as KEY_USAGE_ENCRYPT_DECRYPT for an AES key."""
 KEY_USAGE_ENCRYPT_DECRYPT: KeyUsage.ValueType  # 1
-"""Encrypt, Decrypt, ReEncrypt and the data key calls."""
+"""AES: Encrypt, Decrypt, ReEncrypt and the data key calls. RSA: Encrypt, Decrypt and GetPublicKey."""
+KEY_USAGE_SIGN_VERIFY: KeyUsage.ValueType  # 2
+"""Sign, Verify and GetPublicKey."""
+KEY_USAGE_GENERATE_VERIFY_MAC: KeyUsage.ValueType  # 3
+"""GenerateMac and VerifyMac."""
+KEY_USAGE_KEY_AGREEMENT: KeyUsage.ValueType  # 4
+"""DeriveSharedSecret and GetPublicKey."""
 Global___KeyUsage: _TypeAlias = KeyUsage  # noqa: Y015
+
+class _Algorithm:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AlgorithmEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Algorithm.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ALGORITHM_UNSPECIFIED: _Algorithm.ValueType  # 0
+    """Not stated; the only one that the key takes."""
+    ALGORITHM_AES_256_GCM: _Algorithm.ValueType  # 1
+    """AES-256 with GCM (NIST SP 800-38D), in a ciphertext blob."""
+    ALGORITHM_HMAC_SHA_224: _Algorithm.ValueType  # 2
+    """HMAC with SHA-224 (RFC 2104)."""
+    ALGORITHM_HMAC_SHA_256: _Algorithm.ValueType  # 3
+    """HMAC with SHA-256."""
+    ALGORITHM_HMAC_SHA_384: _Algorithm.ValueType  # 4
+    """HMAC with SHA-384."""
+    ALGORITHM_HMAC_SHA_512: _Algorithm.ValueType  # 5
+    """HMAC with SHA-512."""
+    ALGORITHM_RSASSA_PKCS1_V1_5_SHA_256: _Algorithm.ValueType  # 6
+    """RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017, 8.2)."""
+    ALGORITHM_RSASSA_PKCS1_V1_5_SHA_384: _Algorithm.ValueType  # 7
+    """RSASSA-PKCS1-v1_5 with SHA-384."""
+    ALGORITHM_RSASSA_PKCS1_V1_5_SHA_512: _Algorithm.ValueType  # 8
+    """RSASSA-PKCS1-v1_5 with SHA-512."""
+    ALGORITHM_RSASSA_PSS_SHA_256: _Algorithm.ValueType  # 9
+    """RSASSA-PSS with SHA-256, MGF1 with the same, a salt as long as the hash (RFC 8017, 8.1)."""
+    ALGORITHM_RSASSA_PSS_SHA_384: _Algorithm.ValueType  # 10
+    """RSASSA-PSS with SHA-384."""
+    ALGORITHM_RSASSA_PSS_SHA_512: _Algorithm.ValueType  # 11
+    """RSASSA-PSS with SHA-512."""
+    ALGORITHM_ECDSA_SHA_256: _Algorithm.ValueType  # 12
+    """ECDSA with SHA-256 on P-256 or secp256k1 (FIPS 186-5, 6)."""
+    ALGORITHM_ECDSA_SHA_384: _Algorithm.ValueType  # 13
+    """ECDSA with SHA-384 on P-384."""
+    ALGORITHM_ECDSA_SHA_512: _Algorithm.ValueType  # 14
+    """ECDSA with SHA-512 on P-521."""
+    ALGORITHM_ED25519: _Algorithm.ValueType  # 15
+    """Ed25519, pure (RFC 8032, 5.1)."""
+    ALGORITHM_RSAES_OAEP_SHA_1: _Algorithm.ValueType  # 16
+    """RSAES-OAEP with SHA-1, MGF1 with the same, empty label (RFC 8017, 7.1)."""
+    ALGORITHM_RSAES_OAEP_SHA_256: _Algorithm.ValueType  # 17
+    """RSAES-OAEP with SHA-256."""
+    ALGORITHM_ECDH: _Algorithm.ValueType  # 18
+    """ECDH (NIST SP 800-56A, 5.7.1.2), the shared secret as it is."""
+
+class Algorithm(_Algorithm, metaclass=_AlgorithmEnumTypeWrapper):
+    """What is done with a key."""
+
+ALGORITHM_UNSPECIFIED: Algorithm.ValueType  # 0
+"""Not stated; the only one that the key takes."""
+ALGORITHM_AES_256_GCM: Algorithm.ValueType  # 1
+"""AES-256 with GCM (NIST SP 800-38D), in a ciphertext blob."""
+ALGORITHM_HMAC_SHA_224: Algorithm.ValueType  # 2
+"""HMAC with SHA-224 (RFC 2104)."""
+ALGORITHM_HMAC_SHA_256: Algorithm.ValueType  # 3
+"""HMAC with SHA-256."""
+ALGORITHM_HMAC_SHA_384: Algorithm.ValueType  # 4
+"""HMAC with SHA-384."""
+ALGORITHM_HMAC_SHA_512: Algorithm.ValueType  # 5
+"""HMAC with SHA-512."""
+ALGORITHM_RSASSA_PKCS1_V1_5_SHA_256: Algorithm.ValueType  # 6
+"""RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017, 8.2)."""
+ALGORITHM_RSASSA_PKCS1_V1_5_SHA_384: Algorithm.ValueType  # 7
+"""RSASSA-PKCS1-v1_5 with SHA-384."""
+ALGORITHM_RSASSA_PKCS1_V1_5_SHA_512: Algorithm.ValueType  # 8
+"""RSASSA-PKCS1-v1_5 with SHA-512."""
+ALGORITHM_RSASSA_PSS_SHA_256: Algorithm.ValueType  # 9
+"""RSASSA-PSS with SHA-256, MGF1 with the same, a salt as long as the hash (RFC 8017, 8.1)."""
+ALGORITHM_RSASSA_PSS_SHA_384: Algorithm.ValueType  # 10
+"""RSASSA-PSS with SHA-384."""
+ALGORITHM_RSASSA_PSS_SHA_512: Algorithm.ValueType  # 11
+"""RSASSA-PSS with SHA-512."""
+ALGORITHM_ECDSA_SHA_256: Algorithm.ValueType  # 12
+"""ECDSA with SHA-256 on P-256 or secp256k1 (FIPS 186-5, 6)."""
+ALGORITHM_ECDSA_SHA_384: Algorithm.ValueType  # 13
+"""ECDSA with SHA-384 on P-384."""
+ALGORITHM_ECDSA_SHA_512: Algorithm.ValueType  # 14
+"""ECDSA with SHA-512 on P-521."""
+ALGORITHM_ED25519: Algorithm.ValueType  # 15
+"""Ed25519, pure (RFC 8032, 5.1)."""
+ALGORITHM_RSAES_OAEP_SHA_1: Algorithm.ValueType  # 16
+"""RSAES-OAEP with SHA-1, MGF1 with the same, empty label (RFC 8017, 7.1)."""
+ALGORITHM_RSAES_OAEP_SHA_256: Algorithm.ValueType  # 17
+"""RSAES-OAEP with SHA-256."""
+ALGORITHM_ECDH: Algorithm.ValueType  # 18
+"""ECDH (NIST SP 800-56A, 5.7.1.2), the shared secret as it is."""
+Global___Algorithm: _TypeAlias = Algorithm  # noqa: Y015
 
 class _KeyStorage:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -210,6 +358,7 @@ class Key(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     STORAGE_FIELD_NUMBER: _builtins.int
+    ALGORITHMS_FIELD_NUMBER: _builtins.int
     DELETION_TIME_FIELD_NUMBER: _builtins.int
     DESTROY_TIME_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
@@ -242,6 +391,10 @@ class Key(_message.Message):
         """Output only. When the key was last changed."""
 
     @_builtins.property
+    def algorithms(self) -> _containers.RepeatedScalarFieldContainer[Global___Algorithm.ValueType]:
+        """Output only. What the key takes, the one to prefer first. What the shard's HSM lacks is refused with KEY_SPEC_UNSUPPORTED."""
+
+    @_builtins.property
     def deletion_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. While the state is PENDING_DELETION: the earliest time of the destruction. It comes later when the shard's
         servers were down meanwhile (docs/key-deletion.md).
@@ -272,13 +425,14 @@ class Key(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         storage: Global___KeyStorage.ValueType = ...,
+        algorithms: _abc.Iterable[Global___Algorithm.ValueType] | None = ...,
         deletion_time: _timestamp_pb2.Timestamp | None = ...,
         destroy_time: _timestamp_pb2.Timestamp | None = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deletion_time", b"deletion_time", "destroy_time", b"destroy_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator", b"creator", "deletion_time", b"deletion_time", "description", b"description", "destroy_time", b"destroy_time", "etag", b"etag", "key_manager", b"key_manager", "name", b"name", "primary_version", b"primary_version", "spec", b"spec", "state", b"state", "storage", b"storage", "tags", b"tags", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithms", b"algorithms", "create_time", b"create_time", "creator", b"creator", "deletion_time", b"deletion_time", "description", b"description", "destroy_time", b"destroy_time", "etag", b"etag", "key_manager", b"key_manager", "name", b"name", "primary_version", b"primary_version", "spec", b"spec", "state", b"state", "storage", b"storage", "tags", b"tags", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
