@@ -43,7 +43,8 @@ __all__ = [
 class AuditDraft:
     """An audit record before it has a place in the spool (audit-record-v1.md).
 
-    `outcome` is ``OK``, ``DENIED``, ``REFUSED`` or ``FAILED``. None means left out.
+    `outcome` is ``OK``, ``DENIED``, ``REFUSED`` or ``FAILED``. None means left out, and so
+    does an empty `details`.
     """
 
     record_id: uuid.UUID
@@ -59,6 +60,10 @@ class AuditDraft:
     reason: str | None = None
     policy: str | None = None
     validate_only: bool = False
+    mode: str | None = None
+    count: int | None = None
+    details: Mapping[str, str] = field(default_factory=dict)
+    identifier_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

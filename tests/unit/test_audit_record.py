@@ -40,6 +40,10 @@ DRAFTS = st.builds(
     reason=st.none() | TEXT,
     policy=st.none() | TEXT,
     validate_only=st.booleans(),
+    mode=st.none() | TEXT,
+    count=st.none() | st.integers(1, 2**63),
+    details=st.dictionaries(TEXT, TEXT, max_size=3),
+    identifier_key=st.none() | TEXT,
 )
 
 
@@ -66,6 +70,31 @@ def test_full_record_has_its_golden_bytes():
         '"reason":"KEY_DISABLED","region":"eu-1","request_id":"7b0c0d66",'
         '"schema":"strongroom.audit.v1","sequence":42,"time":"2026-03-04T05:06:07.000080Z",'
         '"validate_only":true}'
+    )
+    assert encode(draft) == expected.encode()
+
+
+def test_later_members_have_their_place():
+    """Members that came later stand in the order of the format page."""
+    draft = make_draft(
+        record_id=RECORD_ID,
+        time=TIME,
+        method="PeerRefused",
+        mode="BUFFERED",
+        count=17,
+        details={"last": "b", "first": "a"},
+        identifier_key="00112233445566aa",
+        encryption_context={},
+    )
+    expected = (
+        '{"count":17,"details":{"first":"a","last":"b"},"encryption_context":{},'
+        '"epoch":1700000000000,"id":"019cb6a5-0298-7000-8000-000000000001",'
+        '"identifier_key":"00112233445566aa",'
+        '"key":"regions/eu-1/keys/655632f3-5323-47a7-b91c-2b2d3d6263e6","key_version":1,'
+        '"method":"PeerRefused","mode":"BUFFERED","outcome":"OK","peer":"127.0.0.1:53412",'
+        '"policy":"default-owner","principal":"spiffe://example.org/orders","region":"eu-1",'
+        '"request_id":"7b0c0d66","schema":"strongroom.audit.v1","sequence":42,'
+        '"time":"2026-03-04T05:06:07.000080Z","validate_only":false}'
     )
     assert encode(draft) == expected.encode()
 
@@ -103,14 +132,13 @@ def test_every_draft_round_trips_in_canonical_form(draft: AuditDraft):
                 assert parsed["id"] == str(value)
             case "time":
                 assert datetime.fromisoformat(parsed["time"]) == value
-            case _ if value is None or (field.name == "request_id" and not value):
+            case _ if value is None or (field.name in {"request_id", "details"} and not value):
                 assert field.name not in parsed
             case _:
                 assert parsed[field.name] == value
     # An independent way to RFC 8785: sort by UTF-16 code units, dump without white space.
-    parsed["encryption_context"] = dict(
-        sorted(parsed["encryption_context"].items(), key=lambda i: i[0].encode("utf-16-be"))
-    )
+    for name in {"encryption_context", "details"} & parsed.keys():
+        parsed[name] = dict(sorted(parsed[name].items(), key=lambda i: i[0].encode("utf-16-be")))
     canonical = json.dumps(dict(sorted(parsed.items())), ensure_ascii=False, separators=(",", ":"))
     assert record == canonical.encode()
 

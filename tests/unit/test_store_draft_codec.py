@@ -31,6 +31,10 @@ _DRAFTS = st.builds(
     reason=_OPTIONAL_TEXT,
     policy=_OPTIONAL_TEXT,
     validate_only=st.booleans(),
+    mode=st.none() | _TEXT,
+    count=st.none() | st.integers(1, 2**63),
+    details=st.dictionaries(_TEXT, _TEXT, max_size=3),
+    identifier_key=st.none() | _TEXT,
 )
 
 
@@ -69,6 +73,10 @@ def _changed(**members: object) -> str:
         _changed(time=2**80),
         _changed(validate_only=1),
         _changed(key_version="1"),
+        _changed(details={}),
+        _changed(details={"a": 1}),
+        _changed(details=[]),
+        _changed(count="1"),
         _changed(encryption_context=["a"]),
         _changed(encryption_context={"a": 1}),
         _changed(id="not-a-uuid"),

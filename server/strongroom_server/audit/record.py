@@ -50,16 +50,23 @@ def encode_record(draft: AuditDraft, *, region: str, epoch: int, sequence: int) 
     """
     if draft.outcome not in _OUTCOMES:
         raise RecordInvalidError(f"outcome: not one of {', '.join(sorted(_OUTCOMES))}")
+    head = "" if draft.count is None else f'"count":{draft.count:d},'
+    if draft.details:
+        head += f'"details":{_encode_texts(draft.details)},'
+    identifier_key = (
+        "" if draft.identifier_key is None else f'"identifier_key":{_quote(draft.identifier_key)},'
+    )
     key = "" if draft.key is None else f'"key":{_quote(draft.key)},'
     if draft.key_version is not None:
         key += f'"key_version":{draft.key_version:d},'
+    mode = "" if draft.mode is None else f'"mode":{_quote(draft.mode)},'
     policy = "" if draft.policy is None else f'"policy":{_quote(draft.policy)},'
     reason = "" if draft.reason is None else f'"reason":{_quote(draft.reason)},'
     request_id = f'"request_id":{_quote(draft.request_id)},' if draft.request_id else ""
-    context = _encode_context(draft.encryption_context) if draft.encryption_context else "{}"
+    context = _encode_texts(draft.encryption_context) if draft.encryption_context else "{}"
     text = (
-        f'{{"encryption_context":{context},"epoch":{epoch:d},"id":"{draft.record_id}",'
-        f'{key}"method":{_quote(draft.method)},"outcome":"{draft.outcome}",'
+        f'{{{head}"encryption_context":{context},"epoch":{epoch:d},"id":"{draft.record_id}",'
+        f'{identifier_key}{key}"method":{_quote(draft.method)},{mode}"outcome":"{draft.outcome}",'
         f'"peer":{_quote(draft.peer)},{policy}"principal":{_quote(draft.principal)},'
         f'{reason}"region":{_quote(region)},{request_id}"schema":"{SCHEMA}",'
         f'"sequence":{sequence:d},"time":"{_format_time(draft.time)}",'
@@ -97,13 +104,13 @@ def new_record_id(time: datetime, randomness: bytes) -> uuid.UUID:
     )
 
 
-def _encode_context(context: Mapping[str, str]) -> str:
-    names = list(context)
+def _encode_texts(texts: Mapping[str, str]) -> str:
+    names = list(texts)
     if len(names) > 1:
         # RFC 8785, 3.2.3, sorts by UTF-16 code units; for ASCII that is Python's order.
         ascii_only = all(map(str.isascii, names))
         names.sort(key=None if ascii_only else _utf16_order)
-    return "{" + ",".join([f"{_quote(name)}:{_quote(context[name])}" for name in names]) + "}"
+    return "{" + ",".join([f"{_quote(name)}:{_quote(texts[name])}" for name in names]) + "}"
 
 
 def _utf16_order(name: str) -> bytes:

@@ -29,8 +29,12 @@ _REQUIRED: Final[Mapping[str, type]] = {
     "validate_only": bool,
 }
 _OPTIONAL: Final[Mapping[str, type]] = {
+    "count": int,
+    "details": dict,
+    "identifier_key": str,
     "key": str,
     "key_version": int,
+    "mode": str,
     "policy": str,
     "reason": str,
 }
@@ -57,8 +61,12 @@ def encode_draft(draft: AuditDraft) -> str:
         "validate_only": draft.validate_only,
     }
     optional = {
+        "count": draft.count,
+        "details": dict(draft.details) or None,
+        "identifier_key": draft.identifier_key,
         "key": draft.key,
         "key_version": draft.key_version,
+        "mode": draft.mode,
         "policy": draft.policy,
         "reason": draft.reason,
     }
@@ -94,6 +102,10 @@ def decode_draft(text: str) -> AuditDraft:
             reason=members.get("reason"),
             policy=members.get("policy"),
             validate_only=members["validate_only"],
+            mode=members.get("mode"),
+            count=members.get("count"),
+            details=members.get("details", {}),
+            identifier_key=members.get("identifier_key"),
         )
         canonical = encode_draft(draft) == text
     except DraftFormatError:
@@ -115,7 +127,7 @@ def _check_members(members: Any) -> dict[str, Any]:
         # Exact types: True is an int to isinstance.
         if type(value) is not (_REQUIRED.get(name) or _OPTIONAL[name]):
             raise DraftFormatError(f"not an encoded draft: {name} has the wrong type")
-    context = members["encryption_context"]
-    if not isinstance(context, dict) or not all(isinstance(v, str) for v in context.values()):
-        raise DraftFormatError("not an encoded draft: encryption_context has the wrong type")
+    for name in ("encryption_context", "details"):
+        if not all(isinstance(text, str) for text in members.get(name, {}).values()):
+            raise DraftFormatError(f"not an encoded draft: {name} has the wrong type")
     return members
