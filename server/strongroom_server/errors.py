@@ -27,11 +27,14 @@ __all__ = [
     "KeyExhaustedError",
     "KeyNotFoundError",
     "KeySpecUnsupportedError",
+    "KeyStateInvalidError",
+    "KeyUsageMismatchError",
     "MacInvalidError",
     "OverloadedError",
     "PeerUnauthenticatedError",
     "PolicyDeniedError",
     "PolicyInvalidError",
+    "QuotaExceededError",
     "Reason",
     "RequestIdReusedError",
     "ShardUnavailableError",
@@ -59,10 +62,13 @@ class Reason(enum.StrEnum):
     KEY_DISABLED = "KEY_DISABLED"
     KEY_EXHAUSTED = "KEY_EXHAUSTED"
     KEY_SPEC_UNSUPPORTED = "KEY_SPEC_UNSUPPORTED"
+    KEY_STATE_INVALID = "KEY_STATE_INVALID"
+    KEY_USAGE_MISMATCH = "KEY_USAGE_MISMATCH"
     WRONG_REGION = "WRONG_REGION"
     POLICY_DENIED = "POLICY_DENIED"
     PEER_UNAUTHENTICATED = "PEER_UNAUTHENTICATED"
     OVERLOADED = "OVERLOADED"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     HSM_UNAVAILABLE = "HSM_UNAVAILABLE"
     SHARD_UNAVAILABLE = "SHARD_UNAVAILABLE"
     AUDIT_UNAVAILABLE = "AUDIT_UNAVAILABLE"
@@ -103,7 +109,12 @@ class ArgumentInvalidError(StrongroomError):
     reason = Reason.ARGUMENT_INVALID
 
     def __init__(self, violations: tuple[FieldViolation, ...]):
-        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        # A rule about several fields, or the whole request, has no field.
+        super().__init__(
+            "; ".join(
+                f"{v.field}: {v.description}" if v.field else v.description for v in violations
+            )
+        )
         self.violations = violations
 
     @classmethod
@@ -188,6 +199,15 @@ class KeyDisabledError(StrongroomError):
         super().__init__(f"{name} is disabled")
 
 
+class KeyStateInvalidError(StrongroomError):
+    """The state of a key or key version does not allow the operation."""
+
+    reason = Reason.KEY_STATE_INVALID
+
+    def __init__(self, name: str, state: str, operation: str):
+        super().__init__(f"{name} is {state}, which does not allow {operation}")
+
+
 class KeySpecUnsupportedError(StrongroomError):
     """The shard's HSM cannot make or use keys of this kind in this way."""
 
@@ -198,6 +218,15 @@ class KeySpecUnsupportedError(StrongroomError):
             f"region {region}: its HSM does not support {what}; "
             "`strongroom hsm doctor` shows what it supports"
         )
+
+
+class KeyUsageMismatchError(StrongroomError):
+    """Keys of this spec and usage do not take part in this call."""
+
+    reason = Reason.KEY_USAGE_MISMATCH
+
+    def __init__(self, name: str, kind: str, call: str):
+        super().__init__(f"{name} is a key of {kind}; {call} is not for such keys")
 
 
 class SignatureInvalidError(StrongroomError):
@@ -267,6 +296,24 @@ class OverloadedError(StrongroomError):
     """Too much at once."""
 
     reason = Reason.OVERLOADED
+
+
+class QuotaExceededError(StrongroomError):
+    """The caller asks for more than it may; `limit` and `rate` say of what."""
+
+    reason = Reason.QUOTA_EXCEEDED
+
+    def __init__(self, limit: str, rate: str, *, retry_after_seconds: float):
+        super().__init__(
+            f"more than {rate}: the limit `{limit}` of this caller",
+            retry_after_seconds=retry_after_seconds,
+        )
+        self.limit = limit
+        self.rate = rate
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {"limit": self.limit, "rate": self.rate}
 
 
 class HsmUnavailableError(StrongroomError):

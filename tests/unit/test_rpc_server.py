@@ -181,6 +181,23 @@ def test_unknown_enum_values_are_refused_and_unknown_fields_ignored(grpc_stub, g
     assert raw(request + b"\xc2\x3e\x01x", timeout=TIMEOUT)  # field 1,000
 
 
+def test_bytes_that_are_no_message_are_an_invalid_argument(grpc_server, grpc_channel):
+    """What does not parse is refused like any other bad request, after authentication."""
+    for path in (ENCRYPT, "/strongroom.kms.v1.KeyService/ListKeys"):
+        error = refused(grpc_channel.unary_unary(path), b"\x0a\xff")
+        assert code_of(error) is grpc.StatusCode.INVALID_ARGUMENT
+        assert reason_of(error) == "ARGUMENT_INVALID"
+        assert "not a message of its type" in str(error)
+    records = grpc_channel.unary_stream("/strongroom.audit.v1.AuditService/StreamRecords")
+    with pytest.raises(grpc.RpcError) as refusal:
+        list(records(b"\x0a\xff", timeout=TIMEOUT))
+    assert reason_of(refusal.value) == "ARGUMENT_INVALID"
+    nobody = grpc_server.authority.issue(emails=["a@example.org"])
+    with grpc_server.channel(nobody) as channel:
+        error = refused(channel.unary_unary(ENCRYPT), b"\x0a\xff")
+    assert reason_of(error) == "PEER_UNAUTHENTICATED"
+
+
 def test_oversize_requests_and_metadata_are_refused(grpc_stub, key):
     """A request over 256 KiB and 17 KiB of metadata are RESOURCE_EXHAUSTED; the next call works."""
     request = messages.EncryptRequest(key=key.name, plaintext=bytes(256 * 1024 + 1))

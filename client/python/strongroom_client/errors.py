@@ -33,6 +33,7 @@ __all__ = [
     "KeyExhaustedError",
     "KeyNotFoundError",
     "KeySpecUnsupportedError",
+    "KeyUsageMismatchError",
     "MacInvalidError",
     "NoEndpointError",
     "OptionsError",
@@ -40,6 +41,7 @@ __all__ = [
     "PeerUnauthenticatedError",
     "PolicyDeniedError",
     "PolicyInvalidError",
+    "QuotaExceededError",
     "RecordArchivedError",
     "RecordNotFoundError",
     "RequestIdReusedError",
@@ -210,6 +212,13 @@ class KeySpecUnsupportedError(StrongroomError):
     default_code = "FAILED_PRECONDITION"
 
 
+class KeyUsageMismatchError(StrongroomError):
+    """The key is of a spec or usage that this call is not for."""
+
+    reason = "KEY_USAGE_MISMATCH"
+    default_code = "FAILED_PRECONDITION"
+
+
 class WrongRegionError(StrongroomError):
     """The server asked does not host the shard of the name; see `metadata`."""
 
@@ -235,6 +244,16 @@ class OverloadedError(StrongroomError):
     """Too much at once, also after retries."""
 
     reason = "OVERLOADED"
+    default_code = "RESOURCE_EXHAUSTED"
+
+
+class QuotaExceededError(StrongroomError):
+    """This caller asks for more than it may, also after retries.
+
+    `metadata` has `limit` and `rate`; `retry_after_seconds` says when there is room again.
+    """
+
+    reason = "QUOTA_EXCEEDED"
     default_code = "RESOURCE_EXHAUSTED"
 
 
@@ -366,11 +385,13 @@ _BY_REASON: Final[Mapping[str, type[StrongroomError]]] = MappingProxyType(
             KeyExhaustedError,
             KeyNotFoundError,
             KeySpecUnsupportedError,
+            KeyUsageMismatchError,
             MacInvalidError,
             OverloadedError,
             PeerUnauthenticatedError,
             PolicyDeniedError,
             PolicyInvalidError,
+            QuotaExceededError,
             RecordArchivedError,
             RecordNotFoundError,
             RequestIdReusedError,

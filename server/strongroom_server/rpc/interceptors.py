@@ -34,6 +34,7 @@ from strongroom_server.errors import (
 )
 from strongroom_server.ports import Clock
 from strongroom_server.rpc.call import Call
+from strongroom_server.rpc.handlers import MalformedRequest
 from strongroom_server.rpc.status import message_of, to_status
 
 __all__ = ["STAGES", "CallObserver", "Pipeline"]
@@ -202,6 +203,10 @@ class Pipeline:
         validator = self._validator
 
         async def validate(request: Any, call: Call) -> Any:
+            if isinstance(request, MalformedRequest):
+                raise ArgumentInvalidError.of(
+                    "", "protobuf", "the request is not a message of its type"
+                )
             violations = validator.collect_violations(request)
             if violations:
                 raise ArgumentInvalidError(tuple(_field_violation(v) for v in violations))

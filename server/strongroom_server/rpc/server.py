@@ -9,11 +9,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as aio_health
 from grpc_reflection.v1alpha import reflection
 
-from strongroom.audit.v1 import audit_service_pb2_grpc
-from strongroom.kms.v1 import key_service_pb2_grpc
+from strongroom.audit.v1 import audit_service_pb2
+from strongroom.kms.v1 import key_service_pb2
 from strongroom_server.errors import StartRefusedError
 from strongroom_server.rpc import audit_service, key_service
 from strongroom_server.rpc.audit_service import AuditService
+from strongroom_server.rpc.handlers import generic_handler
 from strongroom_server.rpc.interceptors import Pipeline
 from strongroom_server.rpc.key_service import KeyService
 
@@ -65,12 +66,17 @@ class GrpcServer:
         self._server = grpc.aio.server(options=_options(max_connection_age_seconds))
         self._health = aio_health.HealthServicer()
         self._audit = audit
-        key_service_pb2_grpc.add_KeyServiceServicer_to_server(
-            pipeline.intercept(key_service.SERVICE, keys, key_service.METHODS), self._server
+        kms, trail = (
+            key_service_pb2.DESCRIPTOR.services_by_name["KeyService"],
+            audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"],
         )
-        audit_service_pb2_grpc.add_AuditServiceServicer_to_server(
-            pipeline.intercept(audit_service.SERVICE, audit, audit_service.METHODS), self._server
-        )
+        for service, servicer, methods in (
+            (kms, keys, key_service.METHODS),
+            (trail, audit, audit_service.METHODS),
+        ):
+            intercepted = pipeline.intercept(service.full_name, servicer, methods)
+            handler = generic_handler(service, intercepted, methods)
+            self._server.add_generic_rpc_handlers((handler,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if with_reflection:
             names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
