@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from strongroom_server.cli import audit_check, audit_export, audit_search, audit_summary
+from strongroom_server.cli.audit_witnesses import (
+    WitnessesRequiredOption,
+    WitnessOption,
+    cosigned_fields,
+    witness_policy,
+)
 from strongroom_server.cli.options import (
     ConfigOption,
     ForceOption,
@@ -30,6 +35,11 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+app.command("tail")(audit_search.tail)
+app.command("search")(audit_search.search)
+app.command("export")(audit_export.export)
+app.command("summary")(audit_summary.summary)
+app.command("check-receipts")(audit_check.check_receipts)
 FOLLOW_SECONDS = 0.5
 
 VkeyOption = Annotated[
@@ -38,43 +48,6 @@ VkeyOption = Annotated[
 ReceiptArgument = Annotated[
     str, typer.Argument(metavar="RECEIPT", help="v1:REGION:EPOCH:SEQUENCE:SHA256")
 ]
-
-
-@app.command("tail")
-def tail(
-    *,
-    number: Annotated[int, typer.Option("-n", min=0, help="How many of the newest records.")] = 10,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with new records until Ctrl-C.")
-    ] = False,
-    config: ConfigOption = None,
-    output: OutputOption = Format.TABLE,
-) -> None:
-    """Print the newest records.
-
-    JSON is one record a line: its exact bytes, as hashed.
-    """
-    from strongroom_server.cli.audit_remote import AuditLogClient
-    from strongroom_server.cli.connection import load_client_options
-    from strongroom_server.cli.failures import CliError
-
-    with AuditLogClient(load_client_options(config)) as client:
-        position: int | None = None
-        while True:
-            _, size = client.records(0, 1)
-            if position is None:
-                position = max(0, size - number)
-            while position < size:
-                records, _ = client.records(position, size - position)
-                if not records:
-                    raise CliError("UNEXPECTED_STATUS", f"the log does not show record {position}")
-                for index, record in records:
-                    _print_record(index, record, output)
-                    position = index + 1
-            if not follow:
-                return
-            sys.stdout.flush()
-            time.sleep(FOLLOW_SECONDS)
 
 
 @app.command("verify")
@@ -97,16 +70,38 @@ def verify(
             help="Older checkpoint that the log must have grown from; may be repeated.",
         ),
     ] = None,
+    witness: WitnessOption = None,
+    witnesses_required: WitnessesRequiredOption = None,
+    archive: Annotated[
+        str | None,
+        typer.Option(
+            "--archive",
+            metavar="ARCHIVE",
+            help="Where the records are that were pruned: directory, or s3://bucket/prefix.",
+        ),
+    ] = None,
+    complete: Annotated[
+        bool,
+        typer.Option(
+            "--complete", help="Fail when records were pruned and --archive is not given."
+        ),
+    ] = False,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Verify a whole log offline.
 
-    From its files and the verifier key alone.
+    From its files and the verifier key alone; with --witness the checkpoint must carry the
+    cosignatures of witnesses too. Of a pruned log, the records below the mark
+    are read from --archive; without it only their hashes are verified, and the answer says
+    so.
     """
+    from strongroom_auditlog.errors import EntryArchivedError
     from strongroom_auditlog.keys import load_verifier_key
+    from strongroom_auditlog.retention.store import open_store
+    from strongroom_auditlog.tiles import LogFiles
     from strongroom_auditlog.verify import verify_log
     from strongroom_server.cli.audit_receipts import parse_receipt, read_receipts
-    from strongroom_server.cli.output import print_fields
+    from strongroom_server.cli.output import note, print_fields
     from strongroom_server.cli.progress import counted
 
     wanted = [parse_receipt(text) for text in receipt or []]
@@ -119,23 +114,35 @@ def verify(
             load_verifier_key(vkey),
             receipts=wanted,
             older_checkpoints=older,
+            witnesses=witness_policy(witness, witnesses_required),
+            archive=None if archive is None else open_store(archive),
             progress=progress,
         )
+    if verified.unread and complete:
+        raise EntryArchivedError("log", verified.unread, LogFiles(log).read_mark().archive)
     print_fields(
         {
             "verified": True,
             "origin": verified.checkpoint.origin,
             "records": verified.checkpoint.size,
             "root": verified.checkpoint.root.hex(),
+            "records_read": verified.checkpoint.size - verified.unread,
+            "hashes_alone": verified.unread,
             **{
                 f"shard {region}": f"sequence 1 to {sequence} of epoch {epoch}"
                 for region, (epoch, sequence) in sorted(verified.shards.items())
             },
             "receipts": len(verified.receipts),
             "older_checkpoints": len(older),
+            **cosigned_fields(verified.checkpoint),
         },
         output,
     )
+    if verified.unread:
+        note(
+            f"the records below leaf {verified.unread} were pruned: their hashes verified, they "
+            "themselves were not seen; --archive reads them"
+        )
 
 
 @app.command("prove")
@@ -200,6 +207,8 @@ def check_proof(
     receipt: Annotated[
         str | None, typer.Option("--receipt", help="Receipt that the record must belong to.")
     ] = None,
+    witness: WitnessOption = None,
+    witnesses_required: WitnessesRequiredOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Check a proof offline.
@@ -215,16 +224,20 @@ def check_proof(
     proof = TlogProof.parse(proof_file.read_text(encoding="utf-8"))
     record = record_file.read_bytes()
     key = load_verifier_key(vkey)
+    policy = witness_policy(witness, witnesses_required)
     if receipt is None:
-        checkpoint = verify_proof(proof, record=record, key=key)
+        checkpoint = verify_proof(proof, record=record, key=key, witnesses=policy)
     else:
-        checkpoint = verify_receipt_proof(parse_receipt(receipt), proof, record=record, key=key)
+        checkpoint = verify_receipt_proof(
+            parse_receipt(receipt), proof, record=record, key=key, witnesses=policy
+        )
     print_fields(
         {
             "verified": True,
             "origin": checkpoint.origin,
             "record": proof.index,
             "log_records": checkpoint.size,
+            **cosigned_fields(checkpoint),
         },
         output,
     )
@@ -240,25 +253,3 @@ def _prove(client: AuditLogClient, receipt: Receipt, *, until: float) -> TlogPro
             if exc.reason != "RECORD_NOT_FOUND" or time.monotonic() > until:
                 raise
         time.sleep(FOLLOW_SECONDS)
-
-
-def _print_record(index: int, record: bytes, output: Format) -> None:
-    if output is Format.JSON:
-        # The exact bytes: sha256sum of the line without its end is the receipt's hash.
-        sys.stdout.buffer.write(record + b"\n")
-        sys.stdout.buffer.flush()
-        return
-    from strongroom_server.cli.output import printable
-
-    fields = json.loads(record)
-    key = fields.get("key", "").removeprefix("regions/").replace("/keys/", "/")
-    version = fields.get("key_version")
-    parts = [
-        f"{index:>6}",
-        f"{fields['time'][:19]}Z",
-        f"{fields['method']:<15}",
-        f"{fields['outcome'] + ' ' + fields.get('reason', ''):<20}",
-        fields["principal"].removeprefix("spiffe://"),
-        key if version is None else f"{key}/{version}",
-    ]
-    print(printable("  ".join(str(part) for part in parts)).rstrip())
