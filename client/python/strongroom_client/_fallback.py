@@ -18,6 +18,7 @@ from strongroom_client.errors import (
     OverloadedError,
     PeerUnauthenticatedError,
     PolicyDeniedError,
+    QuotaExceededError,
     ResponseInvalidError,
     StrongroomError,
     UnavailableError,
@@ -35,6 +36,7 @@ AVOID_SECONDS: Final = 5.0
 NEXT_KEY: Final[tuple[type[StrongroomError], ...]] = (
     UnavailableError,
     OverloadedError,
+    QuotaExceededError,
     DeadlineExceededError,
     InternalError,
     UnexpectedStatusError,

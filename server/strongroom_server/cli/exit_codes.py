@@ -115,6 +115,7 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
         "POLICY_DENIED": "the key's policy decides; its creator and the administrators can use it",
         "PEER_UNAUTHENTICATED": "check the certificate that the configuration file names",
         "ETAG_MISMATCH": "somebody changed it meanwhile: look, then try again",
+        "QUOTA_EXCEEDED": "the operator of the service sets the limits of each caller ([limits])",
         "INTERNAL": "the server's log has the details under the request id",
         "FILE_EXISTS": "--force replaces it",
         "HSM_UNFIT": "docs/hsm/ has the modules that are known, and how to bring another",

@@ -78,6 +78,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the state of the key or key version does not allow this; being disabled has a reason of its own."""
     ERROR_REASON_KEY_USAGE_MISMATCH: _ErrorReason.ValueType  # 30
     """FAILED_PRECONDITION: keys of this spec and usage do not take part in this call."""
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 40
+    """RESOURCE_EXHAUSTED: the caller asks for more than it may; ErrorInfo's metadata has `limit` (`data`, `control`, `create`
+    or `key`) and `rate`, RetryInfo says when to come back.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. ErrorInfo.reason carries the name without the prefix `ERROR_REASON_`."""
@@ -138,4 +142,8 @@ ERROR_REASON_KEY_STATE_INVALID: ErrorReason.ValueType  # 25
 """FAILED_PRECONDITION: the state of the key or key version does not allow this; being disabled has a reason of its own."""
 ERROR_REASON_KEY_USAGE_MISMATCH: ErrorReason.ValueType  # 30
 """FAILED_PRECONDITION: keys of this spec and usage do not take part in this call."""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 40
+"""RESOURCE_EXHAUSTED: the caller asks for more than it may; ErrorInfo's metadata has `limit` (`data`, `control`, `create`
+or `key`) and `rate`, RetryInfo says when to come back.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
