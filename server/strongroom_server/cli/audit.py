@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from strongroom_server.cli import audit_check, audit_export, audit_search, audit_summary
+from strongroom_server.cli import (
+    audit_check,
+    audit_export,
+    audit_retention,
+    audit_search,
+    audit_summary,
+)
 from strongroom_server.cli.audit_witnesses import (
     WitnessesRequiredOption,
     WitnessOption,
@@ -40,6 +46,9 @@ app.command("search")(audit_search.search)
 app.command("export")(audit_export.export)
 app.command("summary")(audit_summary.summary)
 app.command("check-receipts")(audit_check.check_receipts)
+app.command("archive")(audit_retention.archive)
+app.command("prune")(audit_retention.prune)
+app.command("restore-archive")(audit_retention.restore_archive)
 FOLLOW_SECONDS = 0.5
 
 VkeyOption = Annotated[
