@@ -9,6 +9,7 @@ A setting is described once, beside its type; a page that repeated it by hand wo
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import typing
@@ -79,8 +80,8 @@ def _default_of(info: FieldInfo) -> str:
         return "none"
     if isinstance(value, tuple | list | dict) and not value:
         return "empty"
-    if isinstance(value, str):
-        return f'`"{value}"`'
+    if isinstance(value, str | tuple):
+        return f"`{json.dumps(value)}`"
     if isinstance(value, int) and not isinstance(value, bool) and value >= 10**6:
         return f"`{value:_}`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"

@@ -29,6 +29,7 @@ import uvloop
 
 from strongroom.audit.v1 import audit_service_pb2
 from strongroom.kms.v1 import key_service_pb2
+from strongroom_server.audit.limits import SpoolLimits
 from strongroom_server.audit.outbox import ShardAuditTrail
 from strongroom_server.audit.record import new_record_id
 from strongroom_server.audit.spool import Spool
@@ -49,6 +50,7 @@ from strongroom_server.services.authorization import Authorization
 from strongroom_server.services.crypto import CryptoService
 from strongroom_server.services.key_access import KeyAccess
 from strongroom_server.services.lifecycle import LifecycleService
+from strongroom_server.services.quotas import Quotas
 from strongroom_server.services.records import Recorder
 from strongroom_server.services.rewrap import RootRotation
 from strongroom_server.services.root_book import RootBook
@@ -170,7 +172,15 @@ async def _open_shard(
         stack.push_async_callback(store.close)
         store.start_polling()
         spool = await Spool.open(
-            config.spool, config.region, limit_bytes=config.spool_limit_bytes, clock=clock
+            config.spool,
+            config.region,
+            limits=SpoolLimits(
+                limit_bytes=config.spool_limit_bytes,
+                limit_seconds=config.spool_limit_seconds,
+                buffered_records=config.buffered_records,
+                buffered_seconds=config.buffered_seconds,
+            ),
+            clock=clock,
         )
         stack.push_async_callback(spool.close)
         if await store.last_outbox_id() < spool.durable_outbox_id:
@@ -221,6 +231,7 @@ def _build_services(
         key_creators=frozenset(config.access.key_creators),
         on_decision=lambda allowed: metrics.decision(allowed=allowed),
     )
+    quotas = Quotas(config.limits.compile(), clock=clock, on_refusal=metrics.quota_refusal)
     recorder = Recorder(
         clock=clock,
         new_record_id=lambda: new_record_id(clock.now(), os.urandom(10)),
@@ -241,7 +252,7 @@ def _build_services(
     rotation = RotationByUse(lifecycle=lifecycle, clock=clock)
     crypto = CryptoService(
         topology=topology,
-        access=KeyAccess(authorization),
+        access=KeyAccess(authorization, quotas),
         uses=UseCounters(
             on_rotation_due=rotation.due,
             max_versions=sum(shard.key_cache_keys for shard in config.shards),
@@ -264,6 +275,7 @@ def _build_services(
             observer=RpcObserver(metrics),
             default_deadline_seconds=config.server.default_deadline_seconds,
             max_concurrent_calls=config.server.max_concurrent_calls,
+            quotas=quotas,
         ),
         keys=KeyService(lifecycle=lifecycle, crypto=crypto),
         audit=AuditService(

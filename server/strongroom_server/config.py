@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -21,14 +21,17 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from strongroom.peers import PeerIdentityError, validate_spiffe_id
+from strongroom_server.config_limits import LimitsConfig, PrincipalLimitsConfig
+from strongroom_server.config_types import Principal, Section
 from strongroom_server.errors import StartRefusedError
 
 __all__ = [
     "AccessConfig",
     "Config",
+    "LimitsConfig",
     "LogConfig",
     "OpsConfig",
+    "PrincipalLimitsConfig",
     "ServerConfig",
     "ShardConfig",
     "TlsConfig",
@@ -40,13 +43,6 @@ _ENV_PREFIX: Final = "STRONGROOM_"
 _AUDIT_LOG_ENV_PREFIX: Final = "STRONGROOM_AUDITLOG_"  # another program's
 
 
-def _check_principal(text: str) -> str:
-    try:
-        return validate_spiffe_id(text)
-    except PeerIdentityError as exc:
-        raise ValueError(str(exc)) from exc
-
-
 def _check_address(text: str) -> str:
     host, colon, port = text.rpartition(":")
     if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 2**16 - 1:
@@ -54,15 +50,10 @@ def _check_address(text: str) -> str:
     return text
 
 
-Principal = Annotated[str, AfterValidator(_check_principal)]
 Address = Annotated[str, AfterValidator(_check_address)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ServerConfig(_Section):
+class ServerConfig(Section):
     """``[server]``: the gRPC port."""
 
     listen: Address = Field(
@@ -87,7 +78,7 @@ class ServerConfig(_Section):
     )
 
 
-class TlsConfig(_Section):
+class TlsConfig(Section):
     """``[tls]``: this server's certificate and the CA of its callers; read again when changed."""
 
     certificate_file: Path = Field(description="PEM certificate chain of this server")
@@ -95,13 +86,13 @@ class TlsConfig(_Section):
     client_ca_file: Path = Field(description="PEM certificates of the CA that callers come from")
 
 
-class OpsConfig(_Section):
+class OpsConfig(Section):
     """``[ops]``: the plain HTTP port for /metrics, /livez and /readyz. Keep it on loopback."""
 
     listen: Address = Field("127.0.0.1:9464", description="host:port of the ops port")
 
 
-class AccessConfig(_Section):
+class AccessConfig(Section):
     """``[access]``: who may do what before any key policy speaks."""
 
     administrators: tuple[Principal, ...] = Field(
@@ -115,7 +106,7 @@ class AccessConfig(_Section):
     )
 
 
-class LogConfig(_Section):
+class LogConfig(Section):
     """``[log]``: the server's own log, JSON lines on standard output."""
 
     level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
@@ -123,7 +114,7 @@ class LogConfig(_Section):
     )
 
 
-class ShardConfig(_Section):
+class ShardConfig(Section):
     """``[[shards]]``: one region: its token and session pool, its store, its spool."""
 
     region: Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,31}$")] = Field(
@@ -175,6 +166,25 @@ class ShardConfig(_Section):
         ge=2**17,
         description="unacknowledged audit records; at the limit the shard refuses calls",
     )
+    spool_limit_seconds: float = Field(
+        3600.0,
+        ge=10,
+        description="age of the oldest unacknowledged audit record at which the shard refuses "
+        "calls: a log that does not collect is noticed also where little happens",
+    )
+    buffered_records: int = Field(
+        1000,
+        ge=0,
+        le=1_000_000,
+        description="audit records that a crash may lose of keys in audit mode BUFFERED "
+        "(formats/audit-spool-v1.md); 0: such keys are recorded as all others",
+    )
+    buffered_seconds: float = Field(
+        0.25,
+        ge=0.01,
+        le=60,
+        description="age up to which it may lose them: they are on disk before",
+    )
     verify_after_encrypt: bool = Field(
         default=True,
         description="decrypt what was encrypted before answering; a silent HSM fault loses data",
@@ -193,6 +203,7 @@ class Config(BaseSettings):
     tls: TlsConfig
     ops: OpsConfig = Field(default_factory=OpsConfig)
     access: AccessConfig = Field(default_factory=AccessConfig)
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
     log: LogConfig = Field(default_factory=LogConfig)
     shards: Annotated[tuple[ShardConfig, ...], Field(min_length=1)]
 
@@ -247,6 +258,9 @@ def load_config(path: Path) -> Config:
         values = [str(getattr(shard, name)) for shard in config.shards]
         if len(set(values)) != len(values):
             raise StartRefusedError(f"{path}: shards: a {name} is listed twice")
+    principals = [each.principal for each in config.limits.principals]
+    if len(set(principals)) != len(principals):
+        raise StartRefusedError(f"{path}: limits.principals: a principal is listed twice")
     return config
 
 

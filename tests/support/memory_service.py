@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from tests.support.memory_ports import MemoryClock, MemoryStore, MemoryToken, MemoryTrail
 
 from strongroom_server.domain.keys import Key, KeySpec, KeyStorage, KeyUsage
+from strongroom_server.domain.limits import LimitName, Limits
 from strongroom_server.mutations import AuditDraft
 from strongroom_server.services.authorization import Authorization
 from strongroom_server.services.caller import Caller
@@ -17,6 +18,7 @@ from strongroom_server.services.changes import ChangeRequest
 from strongroom_server.services.crypto import CryptoService
 from strongroom_server.services.key_access import KeyAccess
 from strongroom_server.services.lifecycle import LifecycleService, NewKey
+from strongroom_server.services.quotas import Quotas
 from strongroom_server.services.records import Recorder
 from strongroom_server.services.root_book import RootBook
 from strongroom_server.services.use_counters import UseCounters
@@ -48,7 +50,12 @@ class Region:
 class MemoryService:
     """Everything behind the RPC floor, with its ports at hand."""
 
-    def __init__(self, *regions: str, storage: KeyStorage = KeyStorage.RESIDENT) -> None:
+    def __init__(
+        self,
+        *regions: str,
+        storage: KeyStorage = KeyStorage.RESIDENT,
+        limits: Limits | None = None,
+    ) -> None:
         self.clock = MemoryClock()
         self.regions: dict[str, Region] = {}
         self.rotation_due: list[Key] = []
@@ -66,6 +73,10 @@ class MemoryService:
             new_record_id=lambda: uuid.UUID(int=next(ids)),
             on_outcome=lambda *outcome: self.outcomes.append(outcome),
         )
+        self.over_quota: list[LimitName] = []
+        self.quotas = Quotas(
+            limits or Limits({}), clock=self.clock, on_refusal=self.over_quota.append
+        )
         self.decisions: list[bool] = []
         self.authorization = Authorization(
             administrators=frozenset({ADMIN}),
@@ -82,7 +93,7 @@ class MemoryService:
         )
         self.crypto = CryptoService(
             topology=self.topology,
-            access=KeyAccess(self.authorization),
+            access=KeyAccess(self.authorization, self.quotas),
             uses=UseCounters(on_rotation_due=lambda _, key: self.rotation_due.append(key)),
             recorder=self.recorder,
         )

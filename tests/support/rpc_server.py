@@ -83,6 +83,7 @@ async def _serve(
         observer=seen,
         default_deadline_seconds=5.0,
         max_concurrent_calls=MAX_CONCURRENT_CALLS,
+        quotas=service.quotas,
     )
     credentials = ReloadingCredentials(
         CredentialFiles(directory / "cert", directory / "key", directory / "ca"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from strongroom_server.config import Config, load_config
+from strongroom_server.domain.limits import LimitName
 from strongroom_server.errors import StartRefusedError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -246,3 +247,43 @@ def test_files_that_cannot_be_read_refuse_the_start(load, tmp_path):
 def test_the_example_is_a_good_configuration(path):
     """What is shipped as an example loads as it is."""
     assert load_config(path).shards
+
+
+LIMITS = """
+[limits]
+data = ["100/second", "1_000/day"]
+
+[[limits.principals]]
+principal = "spiffe://example.org/orders"
+data = []
+create = ["2/hour"]
+"""
+
+
+def test_limits_are_rates(load):
+    """Each limit is a list of rates; a principal of its own takes the rest from all."""
+    limits = load(LIMITS + GOOD).limits
+    assert limits.data == ("100/second", "1_000/day")
+    assert limits.principals[0].data == ()
+    book = limits.compile()
+    orders = book._overrides["spiffe://example.org/orders"]
+    assert orders[LimitName.DATA] == ()
+    assert [rate.text for rate in orders[LimitName.CREATE]] == ["2/hour"]
+    assert orders[LimitName.CONTROL] == book._defaults[LimitName.CONTROL]
+    assert [rate.count for rate in book._defaults[LimitName.DATA]] == [100, 1000]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('data = ["fast"]', "limits.data.0"),
+        ('data = "1/second"', "limits.data"),
+        ('uses = ["1/second"]', "limits.uses"),
+        (LIMITS.partition("]\n\n")[2] * 2, "listed twice"),
+        ('principals = [{principal = "orders"}]', "limits.principals.0.principal"),
+    ],
+)
+def test_a_mistake_in_the_limits_refuses_the_start(load, line, told):
+    """No limit is guessed."""
+    head = "" if line.startswith("[[") else "[limits]\n"
+    assert told in refusal(load, f"{head}{line}\n{GOOD}")

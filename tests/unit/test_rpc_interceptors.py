@@ -12,8 +12,10 @@ from tests.support.memory_ports import MemoryClock
 from tests.support.rpc_server import SeenCalls
 
 from strongroom.kms.v1 import key_service_pb2 as messages
+from strongroom_server.domain.limits import Limits
 from strongroom_server.rpc.call import Call
 from strongroom_server.rpc.interceptors import STAGES, Pipeline
+from strongroom_server.services.quotas import Quotas
 
 ORDERS = b"spiffe://example.org/orders"
 REQUEST = messages.GenerateRandomRequest(parent="regions/eu-1", number_of_bytes=8)
@@ -63,6 +65,11 @@ class Echo:
         return request
 
 
+def no_quotas() -> Quotas:
+    """Return quotas that nobody meets."""
+    return Quotas(Limits({}), clock=MemoryClock(), on_refusal=lambda _: None)
+
+
 async def call_through(context: Context, seen: SeenCalls | None = None) -> Call:
     """Send a request through the stages; return the call as the servicer saw it."""
     pipeline = Pipeline(
@@ -70,6 +77,7 @@ async def call_through(context: Context, seen: SeenCalls | None = None) -> Call:
         observer=seen or SeenCalls(),
         default_deadline_seconds=5.0,
         max_concurrent_calls=1,
+        quotas=no_quotas(),
     )
     echo = Echo()
     wrapped = pipeline.intercept("a.b.Service", echo, ["GenerateRandom"])
@@ -88,6 +96,7 @@ def test_another_order_of_stages_is_refused(stages):
         observer=SeenCalls(),
         default_deadline_seconds=5.0,
         max_concurrent_calls=1,
+        quotas=no_quotas(),
     )
     with pytest.raises(ValueError, match="stages must be"):
         pipeline.intercept("a.b.Service", Echo(), ["GenerateRandom"], stages)

@@ -317,7 +317,7 @@ def test_too_many_calls_at_once_are_refused_at_once(grpc_server, grpc_stub, key)
 
     with ThreadPoolExecutor(3 * MAX_CONCURRENT_CALLS) as pool:
         results = list(pool.map(one, range(3 * MAX_CONCURRENT_CALLS)))
-    assert [reason for reason, _ in results].count("OK") == MAX_CONCURRENT_CALLS
+    assert [reason for reason, _ in results].count("OK") == MAX_CONCURRENT_CALLS - 1  # one caller
     assert {reason for reason, _ in results} == {"OK", "OVERLOADED"}
     assert all(seconds < 0.9 for reason, seconds in results if reason == "OVERLOADED")
     assert grpc_stub.Encrypt(request, timeout=TIMEOUT).ciphertext

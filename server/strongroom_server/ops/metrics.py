@@ -25,6 +25,7 @@ from prometheus_client import (
 )
 
 from strongroom.rpc_metrics import RpcMetrics
+from strongroom_server.domain.limits import LimitName
 from strongroom_server.ops.shard_metrics import ShardFamilies, ShardMetrics
 
 if TYPE_CHECKING:
@@ -70,6 +71,13 @@ class Metrics:
             registry=self._registry,
         )
         self._decisions = {name: decisions.labels(name) for name in DECISIONS}
+        refusals = Counter(
+            "strongroom_quota_refusals_total",
+            "Calls refused because their caller asks for more than it may, by limit.",
+            ("limit",),
+            registry=self._registry,
+        )
+        self._quota_refusals = {name: refusals.labels(name.value) for name in LimitName}
         expiry = Gauge(
             "strongroom_certificate_expiry_timestamp_seconds",
             "When a certificate ends, in seconds of Unix time; 0 before it is loaded.",
@@ -99,6 +107,10 @@ class Metrics:
     def decision(self, *, allowed: bool) -> None:
         """Count an authorisation decision."""
         self._decisions["allow" if allowed else "deny"].inc()
+
+    def quota_refusal(self, limit: LimitName) -> None:
+        """Count a call that was over a limit of its caller."""
+        self._quota_refusals[limit].inc()
 
     def certificate_expires(self, name: str, when: datetime) -> None:
         """Set the end of a certificate: ``server`` or ``client_ca``, the earliest of the file."""

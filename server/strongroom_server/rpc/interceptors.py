@@ -2,8 +2,9 @@
 
     observe        count, time, one log line
     answer_errors  domain errors become statuses, receipts become trailing metadata
-    admit          more calls than the limit are refused at once
     authenticate   exactly one principal from the client certificate
+    admit          callers take turns; more calls than there is room for are refused at once
+    limit          more than the caller's quota is refused, before anything is spent on it
     validate       protovalidate: the limits in the .proto files
 
 Stages are plain functions from handler to handler. They are composed once, at start, so
@@ -28,7 +29,6 @@ from strongroom_server.errors import (
     ArgumentInvalidError,
     FieldViolation,
     InternalError,
-    OverloadedError,
     PeerUnauthenticatedError,
     StrongroomError,
 )
@@ -36,10 +36,13 @@ from strongroom_server.ports import Clock
 from strongroom_server.rpc.call import Call
 from strongroom_server.rpc.handlers import MalformedRequest
 from strongroom_server.rpc.status import message_of, to_status
+from strongroom_server.rpc.turns import Turns
+from strongroom_server.services.caller import PRINCIPAL
+from strongroom_server.services.quotas import Quotas
 
 __all__ = ["STAGES", "CallObserver", "Pipeline"]
 
-STAGES: Final = ("observe", "answer_errors", "admit", "authenticate", "validate")
+STAGES: Final = ("observe", "answer_errors", "authenticate", "admit", "limit", "validate")
 
 REQUEST_ID_HEADER: Final = "x-request-id"
 MAX_REQUEST_ID_CHARACTERS: Final = 128
@@ -71,13 +74,14 @@ class Pipeline:
         observer: CallObserver,
         default_deadline_seconds: float,
         max_concurrent_calls: int,
+        quotas: Quotas,
     ) -> None:
-        """Take the limits of `[server]` in the configuration."""
+        """Take the limits of `[server]` and `[limits]` in the configuration."""
         self._clock = clock
         self._observer = observer
         self._default_deadline_seconds = default_deadline_seconds
-        self._max_concurrent_calls = max_concurrent_calls
-        self._under_way = 0
+        self._turns = Turns(max_concurrent_calls)
+        self._quotas = quotas
         self._validator = protovalidate.Validator()
 
     def intercept(
@@ -177,27 +181,39 @@ class Pipeline:
 
         return answer_errors
 
-    def _admit(self, handler: Handler) -> Handler:
-        async def admit(request: Any, call: Call) -> Any:
-            if self._under_way >= self._max_concurrent_calls:
-                raise OverloadedError("too many calls under way", retry_after_seconds=0.1)
-            self._under_way += 1
-            try:
-                return await handler(request, call)
-            finally:
-                self._under_way -= 1
-
-        return admit
-
     def _authenticate(self, handler: Handler) -> Handler:
         async def authenticate(request: Any, call: Call) -> Any:
             try:
                 call.principal = principal_from_auth_context(call.context.auth_context())
             except PeerIdentityError as exc:
                 raise PeerUnauthenticatedError(str(exc)) from exc
+            PRINCIPAL.set(call.principal)
             return await handler(request, call)
 
         return authenticate
+
+    def _admit(self, handler: Handler) -> Handler:
+        turns = self._turns
+
+        async def admit(request: Any, call: Call) -> Any:
+            turn = turns.enter(call.principal)
+            try:
+                if turn is not None:
+                    await turn
+                return await handler(request, call)
+            finally:
+                turns.leave(call.principal)
+
+        return admit
+
+    def _limit(self, handler: Handler) -> Handler:
+        take_call = self._quotas.take_call
+
+        async def limit(request: Any, call: Call) -> Any:
+            take_call(call.principal, call.method)
+            return await handler(request, call)
+
+        return limit
 
     def _validate(self, handler: Handler) -> Handler:
         validator = self._validator

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from strongroom.resource_names import AliasName, KeyName
 from strongroom_server.domain import ciphertext
+from strongroom_server.domain.algorithms import is_pair
+from strongroom_server.domain.key_uses import check_takes_part
 from strongroom_server.domain.keys import Key, KeyState
 from strongroom_server.domain.policy import Action
 from strongroom_server.errors import (
@@ -17,6 +19,7 @@ from strongroom_server.errors import (
 )
 from strongroom_server.services.authorization import Authorization
 from strongroom_server.services.caller import Caller
+from strongroom_server.services.quotas import Quotas
 from strongroom_server.services.records import Trace
 from strongroom_server.shards.topology import Shard
 
@@ -58,9 +61,10 @@ class KeyAccess:
     The order keeps it from telling a caller anything about keys that it may not see.
     """
 
-    def __init__(self, authorization: Authorization) -> None:
-        """Take the authorisation; holds no state of its own."""
+    def __init__(self, authorization: Authorization, quotas: Quotas) -> None:
+        """Take the authorisation and the quotas; holds no state of its own."""
         self._authorization = authorization
+        self._quotas = quotas
 
     async def usable_key(self, use: Use, name: KeyOrAlias) -> Key:
         """Return the key behind `name`.
@@ -69,6 +73,7 @@ class KeyAccess:
             KeyNotFoundError: There is none, or the caller may not see it.
             PolicyDeniedError: The caller may see it, not use it so.
             KeyDisabledError: It is disabled.
+            KeyUsageMismatchError: This use is not for such keys.
         """
         return self._admit(use, await use.shard.find(name), str(name))
 
@@ -83,23 +88,35 @@ class KeyAccess:
         Raises:
             CiphertextInvalidError: The blob is malformed or names an unknown version.
             WrongKeyError: Another key than the one named made it.
-            KeyNotFoundError, PolicyDeniedError, KeyDisabledError: As in `usable_key`.
+            StrongroomError: As in `usable_key`.
         """
         if name is not None:
             key = await self.usable_key(use, name)
-            parsed = ciphertext.parse(blob)
-            if parsed.ref.key_id != key.key_id:
-                raise WrongKeyError
-        else:
-            parsed = ciphertext.parse(blob)
-            found = await use.shard.find_id(parsed.ref.key_id)
-            if found is None:
-                raise KeyNotFoundError
-            key = self._admit(use, found, "")
+            return key, self.blob_of(use, key, blob)
+        parsed = ciphertext.parse(blob)
+        found = await use.shard.find_id(parsed.ref.key_id)
+        if found is None:
+            raise KeyNotFoundError
+        key = self._admit(use, found, "")
+        return key, self.blob_of(use, key, blob)
+
+    def blob_of(self, use: Use, key: Key, blob: bytes) -> ciphertext.CiphertextBlob:
+        """Return a blob that `key` made, taken apart.
+
+        Raises:
+            CiphertextInvalidError: It is malformed, names an unknown version, or names a key
+                that makes no blobs.
+            WrongKeyError: Another key made it.
+        """
+        parsed = ciphertext.parse(blob)
+        if parsed.ref.key_id != key.key_id:
+            raise WrongKeyError
+        if is_pair(key.spec):
+            raise CiphertextInvalidError
         if not key.has_version(parsed.ref.version):
             raise CiphertextInvalidError
         use.trace.key_version = parsed.ref.version
-        return key, parsed
+        return parsed
 
     def _admit(self, use: Use, key: Key, asked_name: str) -> Key:
         use.trace.key = str(key.name)
@@ -108,4 +125,7 @@ class KeyAccess:
         )
         if key.state is not KeyState.ENABLED:
             raise KeyDisabledError(str(key.name))
+        check_takes_part(use.action, key)
+        # Last: to somebody who may not use the key, a quota would tell that it is there.
+        self._quotas.take_use(use.caller.principal, key.key_id)
         return key
