@@ -6,6 +6,7 @@ All ports are used from one event loop. Deadlines are absolute, in seconds of
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
@@ -162,6 +163,28 @@ class AuditTrail(Protocol):
             AuditUnavailableError: It could not be made durable by `deadline`. It may
                 still become durable later: then the log has an operation that nobody
                 was told about, never the other way round.
+        """
+        ...
+
+    async def record_buffered(self, draft: AuditDraft, *, deadline: float) -> Receipt:
+        """Take a record of a BUFFERED key; return its receipt when it has its place.
+
+        Beyond the configured bound on such records and on their age it is as `record`. The
+        receipt says whether it waited for the disk (audit-spool-v1.md, Buffered records).
+
+        Raises:
+            AuditUnavailableError: As `record`.
+        """
+        ...
+
+    def record_event(self, draft: AuditDraft) -> asyncio.Future[Receipt]:
+        """Take a record of what the service itself did or saw, also when calls find no room.
+
+        The future has the receipt when the record is durable, and an AuditUnavailableError
+        when that takes longer; the record is written all the same.
+
+        Raises:
+            AuditUnavailableError: Not accepted.
         """
         ...
 

@@ -19,6 +19,7 @@ from strongroom_auditlog.proofs import prove_inclusion
 from strongroom_auditlog.records import Position
 from strongroom_auditlog.tiles import LogFiles
 from strongroom_auditlog.verify import verify_log
+from strongroom_server.audit.limits import SpoolLimits
 from strongroom_server.audit.record import encode_record
 from strongroom_server.audit.spool import Spool
 from strongroom_server.mutations import AuditDraft
@@ -96,8 +97,9 @@ async def _record_cpu_us(concurrency: int) -> float:
         def monotonic(self) -> float:
             return asyncio.get_running_loop().time()
 
+    limits = SpoolLimits(2**30, 3600.0, 1000, 0.25)
     with tempfile.TemporaryDirectory(prefix="strongroom-bench-") as scratch:
-        spool = await Spool.open(Path(scratch) / "spool", "eu-1", limit_bytes=2**30, clock=Clock())
+        spool = await Spool.open(Path(scratch) / "spool", "eu-1", limits=limits, clock=Clock())
         draft = _draft()
         rounds = 20_000 // concurrency
         started = time.process_time()

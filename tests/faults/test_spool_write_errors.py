@@ -67,7 +67,7 @@ async def test_random_write_errors_lose_no_answer(tmp_path: Path):
     directory = tmp_path / "spool"
     journal = FaultyJournal(directory, choose, 0.15)
     opened = open_spool(directory, support.REGION, 1_700_000_000_000, journal)
-    spool = Spool(opened, support.REGION, limit_bytes=support.LIMIT_BYTES)
+    spool = Spool(opened, support.REGION, limits=support.LIMITS, clock=support.SystemClock())
     answered: dict[int, Receipt] = {}
     until = time.monotonic() + SECONDS
 

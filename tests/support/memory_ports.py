@@ -255,5 +255,19 @@ class MemoryTrail:
             record=repr(draft).encode(),
         )
 
+    async def record_buffered(self, draft: AuditDraft, *, deadline: float) -> Receipt:
+        return dataclasses.replace(await self.record(draft, deadline=deadline), is_buffered=True)
+
+    def record_event(self, draft: AuditDraft) -> asyncio.Future[Receipt]:
+        if self.full:
+            raise AuditUnavailableError(self.region, "the spool is full")
+        return asyncio.ensure_future(self.record(draft, deadline=0.0))
+
     async def record_committed(self, outbox_id: int, *, deadline: float) -> Receipt:
         return await self.record(self.store.outbox[outbox_id - 1], deadline=deadline)
+
+
+def _deletions(key: Key) -> list[Deletion]:
+    """Return what waits of a key and its versions."""
+    all_ = [key.deletion, *(version.deletion for version in key.versions)]
+    return [deletion for deletion in all_ if deletion is not None]

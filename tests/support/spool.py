@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from strongroom_server.audit.limits import SpoolLimits
 from strongroom_server.audit.record import RANDOM_BYTES, new_record_id
 from strongroom_server.audit.spool import Spool
 from strongroom_server.errors import ShardUnavailableError
@@ -18,6 +19,7 @@ from strongroom_server.mutations import AuditDraft, OutboxRow
 
 REGION = "eu-1"
 LIMIT_BYTES = 64 * 2**20
+LIMITS = SpoolLimits(LIMIT_BYTES, 3600.0, 1000, 0.25)
 
 
 class SystemClock:
@@ -51,7 +53,11 @@ def make_draft(**changes: Any) -> AuditDraft:
 
 async def open_spool(directory: Path, **changes: Any) -> Spool:
     """Open a spool with the settings of the tests."""
-    settings: dict[str, Any] = {"limit_bytes": LIMIT_BYTES, "clock": SystemClock()} | changes
+    settings: dict[str, Any] = {"clock": SystemClock()} | changes
+    limits = {
+        name: settings.pop(name) for name in SpoolLimits.__slots__ if settings.get(name) is not None
+    }
+    settings["limits"] = replace(LIMITS, **limits)
     return await Spool.open(directory, settings.pop("region", REGION), **settings)
 
 

@@ -30,6 +30,15 @@ def test_receipts_survive_a_round_trip(region, epoch, sequence, digest):
     assert str(receipt).isascii()
 
 
+def test_a_buffered_receipt_says_so_and_is_of_the_same_record():
+    """The ending survives a round trip and is no part of what receipts are compared by."""
+    buffered = Receipt.parse(f"{GOOD}:buffered")
+    assert buffered.is_buffered
+    assert str(buffered) == f"{GOOD}:buffered"
+    assert not Receipt.parse(GOOD).is_buffered
+    assert {buffered} == {Receipt.parse(GOOD)}
+
+
 @given(text=st.text(max_size=120))
 def test_any_text_is_refused_or_is_the_one_spelling(text):
     """The parser raises nothing but its error, and accepts no second spelling."""
@@ -65,6 +74,8 @@ def test_a_receipt_hashes_the_exact_bytes_of_its_record():
         GOOD.replace(DIGEST, DIGEST[:-2]),
         GOOD.replace(DIGEST, DIGEST + "ab"),
         GOOD + ":more",
+        GOOD + ":buffered:buffered",
+        GOOD + ":Buffered",
     ],
 )
 def test_what_is_not_a_receipt_is_refused(text):

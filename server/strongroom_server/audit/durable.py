@@ -43,6 +43,8 @@ class DurableRecords:
         self.last_sequence = recovered.last_sequence
         self.acknowledged_sequence = recovered.acknowledged
         self.unacknowledged_bytes = 0
+        #: Bytes of the frames that became durable since the start.
+        self.added_bytes = 0
         self.oldest_unacknowledged_time: datetime | None = None
 
     @property
@@ -74,6 +76,7 @@ class DurableRecords:
         number_of_bytes = placement.end - placement.offset
         self._recent.add(first, records, number_of_bytes)
         self.unacknowledged_bytes += number_of_bytes
+        self.added_bytes += number_of_bytes
         if self.oldest_unacknowledged_time is None:
             self.oldest_unacknowledged_time = first_time
         self._news.set()

@@ -87,6 +87,15 @@ class ShardAuditTrail:
         """Implement the port."""
         return await self._wait(self._spool.append(draft), deadline)
 
+    async def record_buffered(self, draft: AuditDraft, *, deadline: float) -> Receipt:
+        """Implement the port."""
+        answer = self._spool.append_buffered(draft)
+        return answer if isinstance(answer, Receipt) else await self._wait(answer, deadline)
+
+    def record_event(self, draft: AuditDraft) -> asyncio.Future[Receipt]:
+        """Implement the port."""
+        return self._spool.append(draft, of_service=True)
+
     async def record_committed(self, outbox_id: int, *, deadline: float) -> Receipt:
         """Implement the port. A receipt is given out once."""
         receipt = self._receipts.pop(outbox_id, None)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from strongroom_server.audit.buffering import BUFFERED
 from strongroom_server.audit.files import (
     NEW_SUFFIX,
     SEGMENT_SUFFIX,
@@ -59,7 +60,8 @@ _SEGMENT_NAME: Final = re.compile(r"([0-9]{20})\.seg")
 class Recovered:
     """The state of the spool after its last durable record.
 
-    `cut_bytes` is the torn tail that was dropped.
+    `cut_bytes` is the torn tail that was dropped; `buffered` how many records may be missing
+    because their calls were answered ahead of the disk.
     """
 
     epoch: int
@@ -69,6 +71,7 @@ class Recovered:
     outbox_id: int
     spans: list[SegmentSpan]
     cut_bytes: int = 0
+    buffered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,7 @@ def recover_spool(directory: Path, region: str, journal: Journal) -> Recovered |
     epoch = NumberFile(directory / EPOCH).load()
     acknowledged = NumberFile(directory / ACKNOWLEDGED).load()
     durable = NumberFile(directory / DURABLE).load() or 0
+    buffered = NumberFile(directory / BUFFERED).load() or 0
     if epoch is None:
         if segments or acknowledged or durable:
             raise _refuse(directory, "the file `epoch` is missing")
@@ -161,7 +165,7 @@ def recover_spool(directory: Path, region: str, journal: Journal) -> Recovered |
     if not segments:
         if proven:
             raise _refuse(directory, f"all segments are missing; {proven} records were durable")
-        return Recovered(epoch, 0, 0, FIRST_CHAIN, 0, [])
+        return Recovered(epoch, 0, 0, FIRST_CHAIN, 0, [], buffered=buffered)
     spans: list[SegmentSpan] = []
     previous: _Segment | None = None
     for path, next_first in zip(segments.values(), [*list(segments)[1:], None], strict=True):
@@ -191,6 +195,7 @@ def recover_spool(directory: Path, region: str, journal: Journal) -> Recovered |
         previous.scan.outbox_id,
         spans,
         len(previous.data) - previous.scan.end,
+        buffered,
     )
 
 

@@ -1,12 +1,7 @@
 """The shard's durable queue of audit records (docs/formats/audit-spool-v1.md).
 
 All state is owned by one event loop. A record gets its sequence and its bytes when it is
-appended; records appended while a commit is under way are the next commit. Only the
-commit itself (write, fdatasync) runs in the writer's thread.
-
-When a commit fails, its records stay at the head of the queue with their sequences, and
-are written as soon as the disk takes them. Their callers were told that they failed, so
-the log may have an operation that nobody got an answer to, never the other way round.
+appended; how it gets to the disk is `commits.py`.
 """
 
 from __future__ import annotations
@@ -14,103 +9,72 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
 import structlog
 
 from strongroom.receipts import Receipt
+from strongroom_server.audit.buffering import EarlyAnswers
+from strongroom_server.audit.commits import FAILING, Commits, Entry
 from strongroom_server.audit.durable import DurableRecords
 from strongroom_server.audit.files import NumberFile
 from strongroom_server.audit.index import SpoolDamagedError
-from strongroom_server.audit.journal import SEGMENT_BYTES, Journal, Placement
+from strongroom_server.audit.journal import SEGMENT_BYTES, Journal
+from strongroom_server.audit.limits import (
+    READY_BELOW_PRESSURE,
+    RESERVE_BYTES,
+    SpoolLimits,
+    SpoolStatus,
+)
 from strongroom_server.audit.record import RecordInvalidError, encode_record
 from strongroom_server.audit.recovery import DURABLE, OpenedSpool, open_spool
-from strongroom_server.audit.segment import (
-    FRAME_OVERHEAD,
-    MAX_FRAME_BYTES,
-    SegmentHeader,
-    encode_frame,
-    next_chain,
-)
-from strongroom_server.audit.writer import Outcome, SpoolWriter
+from strongroom_server.audit.segment import FRAME_OVERHEAD
 from strongroom_server.errors import AuditUnavailableError, InternalError, StartRefusedError
 from strongroom_server.mutations import AuditDraft
 from strongroom_server.ports import Clock
 
-__all__ = ["READY_BELOW_PRESSURE", "Spool", "SpoolStatus"]
+__all__ = ["Spool"]
 
-READY_BELOW_PRESSURE: Final = 0.8
-RETRY_SECONDS: Final = 1.0
-#: A disk that takes longer than this for one commit is as good as none: refuse early.
-STALL_SECONDS: Final = 2.0
-
-_FULL: Final = "the audit spool is full; is the audit log running?"
-_FAILING: Final = "the audit spool cannot be written"
+_NO_ROOM: Final = "the audit spool is full; is the audit log running?"
+_STALLED: Final = "the disk of the audit spool does not answer"
+_STOPPING: Final = "the server is stopping"
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SpoolStatus:
-    """How full the spool is and how far the consumer has come."""
-
-    epoch: int
-    last_sequence: int
-    acknowledged_sequence: int
-    spool_bytes: int
-    unacknowledged_bytes: int
-    limit_bytes: int
-    oldest_unacknowledged_time: datetime | None
-    is_accepting: bool
-    commits_total: int
-    failed_commits_total: int
-    refused_total: int
-
-
-@dataclass(slots=True)
-class _Entry:
-    record: bytes
-    outbox_id: int
-    time: datetime
-    receipt: Receipt
-    waiter: asyncio.Future[Receipt]
 
 
 class Spool:
     """One shard's spool; see the module.
 
-    `durable` has the records that consumers read and acknowledge. Every method is called
-    on the event loop that opened the spool.
+    `durable` has the records that consumers read and acknowledge, `early` what is answered
+    ahead of the disk. Every method is called on the event loop that opened the spool.
     """
 
-    def __init__(self, opened: OpenedSpool, region: str, *, limit_bytes: int):
+    def __init__(self, opened: OpenedSpool, region: str, *, limits: SpoolLimits, clock: Clock):
         recovered = opened.recovered
         self._loop = asyncio.get_running_loop()
         self._opened = opened
         self._region = region
-        self._limit_bytes = limit_bytes
+        self._limits = limits
+        self._clock = clock
         self.epoch = recovered.epoch
         self.durable = DurableRecords(opened.directory, region, recovered)
-        self._writer = SpoolWriter(opened.journal, f"spool-{region}", self._commit_ended)
-        # The place and the chain of the next record to be appended and committed.
+        self.early = EarlyAnswers(opened.directory, limits, marked=recovered.buffered)
+        self._commits = Commits(
+            opened.journal,
+            region,
+            recovered,
+            durable=self.durable,
+            early=self.early,
+            refuse=self._refused,
+        )
         self._next_sequence = recovered.last_sequence + 1
-        self._chain = recovered.chain
-        #: Highest outbox id that is durable here, and that was appended.
-        self.durable_outbox_id = self.appended_outbox_id = recovered.outbox_id
-        self._pending: list[_Entry] = []
-        self._queued_bytes = 0
-        # A commit: scheduled or under way; its records, start and chain value after it.
-        self._is_committing = False
-        self._committing: list[_Entry] = []
-        self._commit_started: float | None = None
-        self._commit_chain = self._chain
-        self._retry: asyncio.TimerHandle | None = None
-        self._drained: asyncio.Future[None] | None = None
-        self._refusal: str | None = None
-        self._commits_total = self._failed_commits_total = self._refused_total = 0
+        #: Highest outbox id that was appended.
+        self.appended_outbox_id = recovered.outbox_id
+        self._appended_bytes = 0
+        self._is_stopping = False
+        self._refused_total = 0
 
     @classmethod
     async def open(
@@ -118,7 +82,7 @@ class Spool:
         directory: Path,
         region: str,
         *,
-        limit_bytes: int,
+        limits: SpoolLimits,
         clock: Clock,
         segment_bytes: int = SEGMENT_BYTES,
     ) -> Self:
@@ -127,8 +91,8 @@ class Spool:
         Args:
             directory: Owned by this process from now on.
             region: The shard.
-            limit_bytes: Unacknowledged frames that the spool takes; at least 128 KiB.
-            clock: Gives the epoch of a new spool.
+            limits: What it takes, and what may be answered early.
+            clock: Gives the epoch of a new spool, and the age of records.
             segment_bytes: A segment that would be longer is followed by a new one.
 
         Raises:
@@ -146,7 +110,7 @@ class Spool:
                 last_sequence=opened.recovered.last_sequence,
                 cut_bytes=opened.recovered.cut_bytes,
             )
-        spool = cls(opened, region, limit_bytes=limit_bytes)
+        spool = cls(opened, region, limits=limits, clock=clock)
         try:
             await spool.durable.measure()
         except SpoolDamagedError as exc:
@@ -166,50 +130,58 @@ class Spool:
         if problem is not None:
             raise self._refused(problem)
 
-    def append(self, draft: AuditDraft, outbox_id: int = 0) -> asyncio.Future[Receipt]:
+    def append(
+        self, draft: AuditDraft, outbox_id: int = 0, *, of_service: bool = False
+    ) -> asyncio.Future[Receipt]:
         """Give the record its place; the future has its receipt when it is durable.
 
         The record is written whatever becomes of the future; `AuditUnavailableError` on it
         means that the commit failed, and the record will be written later if it can be.
 
+        Args:
+            outbox_id: Where the record came from; 0 when not from the outbox.
+            of_service: Whether the record is one of the service's own, which may go beyond
+                the limit.
+
         Raises:
             AuditUnavailableError: Not accepted: at the limit, or the disk fails.
             InternalError: The draft has no encoding.
         """
-        if self._refusal is not None:
-            raise self._refused(self._refusal)
-        sequence = self._next_sequence
-        try:
-            record = encode_record(draft, region=self._region, epoch=self.epoch, sequence=sequence)
-        except RecordInvalidError as exc:
-            _log.error("audit_record_invalid", region=self._region, problem=str(exc))
-            raise InternalError from exc
-        frame_bytes = FRAME_OVERHEAD + len(record)
-        if self._used_bytes + frame_bytes > self._limit_bytes:
-            raise self._refused(_FULL)
-        self._next_sequence = sequence + 1
-        self._queued_bytes += frame_bytes
-        self.appended_outbox_id = max(self.appended_outbox_id, outbox_id)
-        waiter: asyncio.Future[Receipt] = self._loop.create_future()
-        receipt = Receipt.for_record(
-            region=self._region, epoch=self.epoch, sequence=sequence, record=record
-        )
-        self._pending.append(_Entry(record, outbox_id, draft.time, receipt, waiter))
-        if not self._is_committing:
-            # At the end of this turn of the loop, with all that it still appends.
-            self._is_committing = True
-            self._loop.call_soon(self._commit)
-        return waiter
+        entry = self._enqueue(draft, outbox_id, reserve=RESERVE_BYTES if of_service else 0)
+        return self._commits.wait_for(entry)
+
+    def append_buffered(self, draft: AuditDraft) -> Receipt | asyncio.Future[Receipt]:
+        """Give the record of a BUFFERED key its place; return its receipt at once if it may be.
+
+        Otherwise, and always beyond the bounds, as `append`.
+
+        Raises:
+            AuditUnavailableError: As `append`.
+            InternalError: As `append`.
+        """
+        entry = self._enqueue(draft, 0, reserve=0)
+        if not self.early.allows(
+            ahead=entry.receipt.sequence - self.durable.last_sequence,
+            waited_seconds=entry.queued_at - self._commits.oldest_queued_at,
+        ):
+            return self._commits.wait_for(entry)
+        self._commits.write_in_time()
+        return replace(entry.receipt, is_buffered=True)
 
     @property
     def pressure(self) -> float:
-        """Used share of the limit, 0 to 1."""
-        return self._used_bytes / self._limit_bytes
+        """Used share of the nearer limit; 1 when it is reached."""
+        return self._limits.pressure(self._used_bytes, self._age_seconds)
 
     @property
     def is_ready(self) -> bool:
-        """Whether to send calls here: it accepts, and less than 80 % is used."""
+        """Whether to send calls here: it accepts, and less than 80 % of both limits is used."""
         return self._find_problem() is None and self.pressure < READY_BELOW_PRESSURE
+
+    @property
+    def durable_outbox_id(self) -> int:
+        """Highest outbox id that is durable here."""
+        return self._commits.durable_outbox_id
 
     def status(self) -> SpoolStatus:
         """Return figures for GetSpoolStatus and the metrics."""
@@ -220,104 +192,73 @@ class Spool:
             acknowledged_sequence=durable.acknowledged_sequence,
             spool_bytes=durable.total_bytes,
             unacknowledged_bytes=self._used_bytes,
-            limit_bytes=self._limit_bytes,
+            limit_bytes=self._limits.limit_bytes,
+            limit_seconds=self._limits.limit_seconds,
             oldest_unacknowledged_time=durable.oldest_unacknowledged_time,
+            waiting_records=self._next_sequence - 1 - durable.last_sequence,
             is_accepting=self._find_problem() is None,
-            commits_total=self._commits_total,
-            failed_commits_total=self._failed_commits_total,
+            commits_total=self._commits.done_total,
+            failed_commits_total=self._commits.failed_total,
             refused_total=self._refused_total,
         )
 
     async def close(self) -> None:
         """Refuse new records, commit those that wait, release the directory."""
-        was_failing = self._retry is not None
-        self._refusal = "the server is stopping"
-        if self._retry is not None:
-            self._retry.cancel()
-        if self._is_committing and not was_failing:
-            self._drained = self._loop.create_future()
-            await self._drained
-        await self._writer.close()
+        self._is_stopping = True
+        await self._commits.close()
         await self.durable.close()
+        await self.early.close(all_durable=self._commits.is_empty)
         # Without the mark the next start takes a damaged last commit for a torn one.
         with contextlib.suppress(OSError):
             NumberFile(self._opened.directory / DURABLE).store(self.durable.last_sequence)
         os.close(self._opened.lock)
 
+    def _enqueue(self, draft: AuditDraft, outbox_id: int, *, reserve: int) -> Entry:
+        refusal = self._refusal
+        if refusal is not None:
+            raise self._refused(refusal)
+        sequence = self._next_sequence
+        try:
+            record = encode_record(draft, region=self._region, epoch=self.epoch, sequence=sequence)
+        except RecordInvalidError as exc:
+            _log.error("audit_record_invalid", region=self._region, problem=str(exc))
+            raise InternalError from exc
+        frame_bytes = FRAME_OVERHEAD + len(record)
+        if self._used_bytes + frame_bytes > self._limits.limit_bytes + reserve:
+            raise self._refused(_NO_ROOM)
+        self._next_sequence = sequence + 1
+        self._appended_bytes += frame_bytes
+        self.appended_outbox_id = max(self.appended_outbox_id, outbox_id)
+        receipt = Receipt.for_record(
+            region=self._region, epoch=self.epoch, sequence=sequence, record=record
+        )
+        entry = Entry(record, outbox_id, draft.time, self._loop.time(), receipt)
+        self._commits.add(entry)
+        return entry
+
     @property
     def _used_bytes(self) -> int:
-        return self._queued_bytes + self.durable.unacknowledged_bytes
+        durable = self.durable
+        queued = self._appended_bytes - durable.added_bytes
+        return queued + durable.unacknowledged_bytes
+
+    @property
+    def _age_seconds(self) -> float:
+        oldest = self.durable.oldest_unacknowledged_time
+        return 0.0 if oldest is None else (self._clock.now() - oldest).total_seconds()
+
+    @property
+    def _refusal(self) -> str | None:
+        if self._is_stopping:
+            return _STOPPING
+        return FAILING if self._commits.is_failing else None
 
     def _find_problem(self) -> str | None:
-        if self._refusal is not None:
-            return self._refusal
-        if self._used_bytes + MAX_FRAME_BYTES > self._limit_bytes:
-            return _FULL
-        started = self._commit_started
-        if started is not None and self._loop.time() - started > STALL_SECONDS:
-            return "the disk of the audit spool does not answer"
-        return None
+        problem = self._refusal or self._limits.problem(self._used_bytes, self._age_seconds)
+        if problem is None and self._commits.is_stalled:
+            return _STALLED
+        return problem
 
     def _refused(self, message: str) -> AuditUnavailableError:
         self._refused_total += 1
         return AuditUnavailableError(self._region, message)
-
-    def _commit(self) -> None:
-        """Hand everything that waits to the writer."""
-        self._retry = None
-        durable = self.durable.last_sequence
-        header = SegmentHeader(self.epoch, durable + 1, self.durable_outbox_id, self._chain)
-        self._committing, self._pending = self._pending, []
-        chain, frames = self._chain, []
-        for sequence, entry in enumerate(self._committing, durable + 1):
-            record = entry.record
-            chain = next_chain(chain, record)
-            frames.append(encode_frame(sequence, durable, entry.outbox_id, chain, record))
-        self._commit_chain = chain
-        self._commit_started = self._loop.time()
-        self._writer.submit(header, frames)
-
-    def _commit_ended(self, outcome: Outcome) -> None:
-        self._commit_started = None
-        if isinstance(outcome, OSError):
-            self._commit_failed(outcome)
-        else:
-            self._commit_succeeded(outcome)
-        if self._drained is not None and not self._is_committing:
-            self._drained.set_result(None)
-            self._drained = None
-
-    def _commit_succeeded(self, placement: Placement) -> None:
-        entries, self._committing = self._committing, []
-        self._chain = self._commit_chain
-        self._queued_bytes -= placement.end - placement.offset
-        # Before anybody is answered: a receipt is of a record that consumers can read.
-        self.durable.add_commit(placement, [entry.record for entry in entries], entries[0].time)
-        self._commits_total += 1
-        for entry in entries:
-            self.durable_outbox_id = max(self.durable_outbox_id, entry.outbox_id)
-            if not entry.waiter.done():  # its caller may have gone or met its deadline
-                entry.waiter.set_result(entry.receipt)
-        if self._refusal == _FAILING:
-            self._refusal = None
-            _log.info("audit_spool_recovered", region=self._region)
-        if self._pending:
-            self._commit()
-        else:
-            self._is_committing = False
-
-    def _commit_failed(self, error: OSError) -> None:
-        """Tell every caller that waits, keep the records in their order, try again."""
-        self._failed_commits_total += 1
-        self._pending = self._committing + self._pending
-        self._committing = []
-        for entry in self._pending:
-            if not entry.waiter.done():
-                entry.waiter.set_exception(self._refused(_FAILING))
-        if self._refusal is None:
-            self._refusal = _FAILING
-            _log.error("audit_spool_failed", region=self._region, problem=error.strerror)
-        if self._drained is not None:
-            self._is_committing = False
-        else:
-            self._retry = self._loop.call_later(RETRY_SECONDS, self._commit)
