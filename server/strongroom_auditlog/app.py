@@ -28,7 +28,7 @@ from strongroom_auditlog.checkpoint import Signer
 from strongroom_auditlog.committer import Committer
 from strongroom_auditlog.config import Config
 from strongroom_auditlog.errors import AuditLogError, StartRefusedError
-from strongroom_auditlog.ingest import ShardEndpoint, ShardIngest
+from strongroom_auditlog.ingest import ShardIngest
 from strongroom_auditlog.lifecycle import initialize, open_signer
 from strongroom_auditlog.log import AuditLog
 from strongroom_auditlog.metrics import Metrics
@@ -36,6 +36,7 @@ from strongroom_auditlog.record_index import RecordIndex
 from strongroom_auditlog.record_search import RecordSearch
 from strongroom_auditlog.retention.entries import Entries
 from strongroom_auditlog.retention.store import configured_archive
+from strongroom_auditlog.sources import source_of
 from strongroom_auditlog.tls import CredentialFiles, ServerTls
 from strongroom_auditlog.witness_client import WitnessClient, WitnessEndpoint
 from strongroom_auditlog.witnesses import Witnesses
@@ -119,8 +120,8 @@ async def _serve_open(config: Config, log: AuditLog) -> None:
     )
     shards = [
         ShardIngest(
-            ShardEndpoint(shard.region, shard.endpoint, shard.server_name),
-            tls=files,
+            shard.region,
+            source_of(config, shard, files),
             log=log,
             committer=committer,
             metrics=metrics,

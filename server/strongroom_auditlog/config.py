@@ -20,6 +20,7 @@ from pydantic_settings import (
 
 from strongroom.tlog.cosignature import WitnessPolicy
 from strongroom.tlog.note import CosignerKey
+from strongroom_auditlog.config_shards import NatsConfig, ShardConfig
 from strongroom_auditlog.config_types import (
     Address,
     CosignerKeyText,
@@ -38,6 +39,7 @@ __all__ = [
     "Config",
     "HsmConfig",
     "LogConfig",
+    "NatsConfig",
     "OpsConfig",
     "ServerConfig",
     "ShardConfig",
@@ -175,18 +177,6 @@ class ArchiveConfig(Section):
     )
 
 
-class ShardConfig(Section):
-    """``[[shards]]``: a shard whose records go into the log."""
-
-    region: Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,31}$")] = Field(
-        description="region of the shard; records that claim another one are refused"
-    )
-    endpoint: Address = Field(description="host:port of the server that hosts the shard")
-    server_name: str | None = Field(
-        None, min_length=1, description="name in the server's certificate, if not the host"
-    )
-
-
 class WitnessConfig(Section):
     """``[[witnesses]]``: a witness that is asked to cosign checkpoints."""
 
@@ -216,6 +206,7 @@ class Config(BaseSettings):
     ops: OpsConfig = Field(default_factory=OpsConfig)
     access: AccessConfig = Field(default_factory=AccessConfig)
     archive: ArchiveConfig = Field(default_factory=ArchiveConfig)
+    nats: NatsConfig | None = None
     shards: Annotated[tuple[ShardConfig, ...], Field(min_length=1)]
     witnesses: tuple[WitnessConfig, ...] = ()
 
@@ -231,6 +222,12 @@ class Config(BaseSettings):
         WitnessPolicy(keys, quorum or 0)  # a key twice, or a quorum that cannot be reached
         if len({witness.name for witness in self.witnesses}) != len(self.witnesses):
             raise ValueError("witnesses: a name is used twice")
+        return self
+
+    @model_validator(mode="after")
+    def _check_nats(self) -> Self:
+        if self.nats is None and any(shard.transport == "nats" for shard in self.shards):
+            raise ValueError("shards: transport nats needs the section [nats]")
         return self
 
     @property
@@ -312,6 +309,13 @@ def _resolve_paths(config: Config, base: Path) -> Config:
         for witness in config.witnesses
     )
     names = ("certificate_file", "private_key_file", "ca_file")
+    nats = config.nats and config.nats.model_copy(
+        update={
+            name: base / path
+            for name in ("certificate_file", "private_key_file", "ca_file")
+            if (path := getattr(config.nats, name)) is not None
+        }
+    )
     archive = config.archive
     if archive.location is not None and "://" not in archive.location:
         archive = archive.model_copy(update={"location": str(base / archive.location)})
@@ -319,6 +323,7 @@ def _resolve_paths(config: Config, base: Path) -> Config:
         update={
             "log": log.model_copy(update=paths),
             "archive": archive,
+            "nats": nats,
             "witnesses": witnesses,
             "tls": tls.model_copy(update={name: base / getattr(tls, name) for name in names}),
         }

@@ -39,6 +39,8 @@ class ErrorKind(enum.StrEnum):
     ROLLED_BACK = "rolled_back"  # the spool lost records that the log has
     RPC = "rpc"  # the shard does not answer, or refuses; tried again
     COMMIT = "commit"  # the log could not be written; tried again
+    IMPOSTOR = "impostor"  # a message on NATS that the shard did not sign; dropped
+    MISSING = "missing"  # records are missing before a batch from NATS; asked for again
 
 
 class WitnessMetrics:
@@ -104,7 +106,7 @@ class Metrics:
         )
         errors = Counter(
             "strongroom_audit_ingest_errors_total",
-            "Errors of ingestion; all kinds but rpc and commit stop the shard.",
+            "Errors of ingestion; all kinds but rpc, commit, impostor and missing stop the shard.",
             ("region", "kind"),
             registry=registry,
         )

@@ -8,6 +8,8 @@ connection is made with the files as they are then.
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,9 +21,10 @@ from cryptography.hazmat.primitives import serialization
 
 from strongroom_auditlog.errors import StartRefusedError
 
-__all__ = ["CredentialFiles", "ServerTls", "channel_credentials"]
+__all__ = ["CredentialFiles", "ServerTls", "channel_credentials", "pin_peer"]
 
 WATCH_SECONDS: Final = 1.0
+CONNECT_SECONDS: Final = 10.0
 
 _log = structlog.stdlib.get_logger("strongroom.auditlog.tls")
 
@@ -77,14 +80,65 @@ class CredentialFiles:
         return pem
 
 
-def channel_credentials(files: CredentialFiles) -> grpc.ChannelCredentials:
+def channel_credentials(
+    files: CredentialFiles, *, root: bytes | None = None
+) -> grpc.ChannelCredentials:
     """Return credentials for one connection to a shard. Reads files.
+
+    Args:
+        files: Ours.
+        root: PEM of the one certificate that is believed, from `pin_peer`; without it the
+            CA is.
 
     Raises:
         StartRefusedError: As `CredentialFiles.load`.
     """
     pem = files.load()
-    return grpc.ssl_channel_credentials(pem.ca, pem.key, pem.chain)
+    return grpc.ssl_channel_credentials(pem.ca if root is None else root, pem.key, pem.chain)
+
+
+def pin_peer(
+    endpoint: str, files: CredentialFiles, *, server_name: str | None, principal: str
+) -> bytes:
+    """Look who answers at `endpoint`; return its certificate in PEM. Blocks.
+
+    The chain has to lead to our CA and the certificate to carry the host's name, as in any
+    other connection, and its one URI SAN has to be `principal`.
+
+    Raises:
+        StartRefusedError: It is somebody else, nobody answers, or as `CredentialFiles.load`.
+    """
+    files.load()
+    host, _, port = endpoint.rpartition(":")
+    host = host.strip("[]")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    try:
+        context.load_verify_locations(cafile=files.ca)
+        context.load_cert_chain(files.certificate, files.private_key)
+        with (
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=server_name or host) as secure,
+        ):
+            der = secure.getpeercert(binary_form=True)
+    except OSError as exc:  # ssl.SSLError is one
+        raise StartRefusedError(f"{endpoint}: {exc}") from exc
+    certificate = x509.load_der_x509_certificate(der or b"")
+    found = _uris_of(certificate)
+    if found != [principal]:
+        raise StartRefusedError(
+            f"{endpoint}: the peer is {', '.join(found) or 'nobody'}, not {principal}"
+        )
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _uris_of(certificate: x509.Certificate) -> list[str]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return []
+    return names.get_values_for_type(x509.UniformResourceIdentifier)
 
 
 class ServerTls:

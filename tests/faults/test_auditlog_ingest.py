@@ -18,7 +18,8 @@ from tests.support.audit_shard import Shard, message
 
 from strongroom.audit.v1 import audit_service_pb2 as messages
 from strongroom_auditlog.committer import Committer
-from strongroom_auditlog.ingest import ShardEndpoint, ShardIngest
+from strongroom_auditlog.direct_source import DirectSource, ShardEndpoint
+from strongroom_auditlog.ingest import ShardIngest
 from strongroom_auditlog.log import AuditLog
 from strongroom_auditlog.metrics import ErrorKind, Metrics
 from strongroom_auditlog.verify import verify_log
@@ -78,7 +79,12 @@ def home(tmp_path: Path) -> LogHome:
 
 @asynccontextmanager
 async def ingesting(
-    home: LogHome, shard: Shard, authority: CertificateAuthority, port: int | None = None
+    home: LogHome,
+    shard: Shard,
+    authority: CertificateAuthority,
+    port: int | None = None,
+    *,
+    principal: str | None = None,
 ) -> AsyncIterator[Running]:
     """Run an ingestion from `shard`, which is started unless it has a port already."""
     if port is None:
@@ -89,8 +95,11 @@ async def ingesting(
         log, metrics=metrics, wall_clock=lambda: 1.0, batch_seconds=0.02, batch_records=4096
     )
     ingest = ShardIngest(
-        ShardEndpoint("eu-1", f"127.0.0.1:{port}", None),
-        tls=authority.issue("audit-log"),
+        "eu-1",
+        DirectSource(
+            ShardEndpoint("eu-1", f"127.0.0.1:{port}", None, principal),
+            authority.issue("audit-log"),
+        ),
         log=log,
         committer=committer,
         metrics=metrics,
@@ -310,6 +319,24 @@ async def test_a_shard_of_another_authority_is_not_believed(
         await running.until(lambda: running.errors(ErrorKind.RPC) >= 2)
         assert running.ingest.stopped is None
     assert shard.requests == []
+
+
+async def test_only_the_principal_of_the_configuration_delivers(
+    home: LogHome, shard: Shard, authority: CertificateAuthority
+) -> None:
+    """A server of the same CA and host, but of another principal, is asked for nothing."""
+    shard.add(10)
+    port = await shard.start(authority, authority.issue("server"))
+    async with ingesting(
+        home, shard, authority, port, principal="spiffe://example.org/another"
+    ) as running:
+        await running.until(lambda: running.errors(ErrorKind.RPC) >= 2)
+        assert running.ingest.stopped is None
+    assert shard.requests == []
+    async with ingesting(
+        home, shard, authority, port, principal="spiffe://example.org/server"
+    ) as running:
+        await running.until(lambda: shard.acknowledged == 10)
 
 
 async def test_a_log_that_cannot_be_written_is_written_later(
