@@ -9,11 +9,13 @@ from __future__ import annotations
 import enum
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from strongroom.resource_names import AliasName
 from strongroom_server.domain.keys import (
     Alias,
+    Deletion,
     Key,
     KeyState,
     KeyVersion,
@@ -28,13 +30,21 @@ __all__ = [
     "Change",
     "CreateAlias",
     "CreateKey",
+    "DeleteAlias",
+    "DestroyKey",
+    "DestroyVersion",
+    "KeyChange",
     "Mutation",
     "OutboxRow",
     "RequestMemo",
     "RetireRoot",
     "RewrappedVersion",
     "RootState",
+    "SetDeletion",
     "SetState",
+    "SetVersionDeletion",
+    "UpdateAlias",
+    "UpdateKey",
     "WrappingRoot",
 ]
 
@@ -75,29 +85,164 @@ class CreateKey:
 
 @dataclass(frozen=True, slots=True)
 class SetState:
-    """Change a key's state. Its revision becomes `expected_revision` + 1."""
+    """Change a key's state. Its revision becomes `expected_revision` + 1, as with all below."""
 
     key_id: uuid.UUID
     state: KeyState
     time: datetime
     expected_revision: int
 
+    def apply(self, key: Key) -> Key:
+        """Return the key as it is afterwards."""
+        return _changed(replace(key, state=self.state), self.time)
+
 
 @dataclass(frozen=True, slots=True)
 class AddVersion:
-    """Add a version and make it primary. The key's revision becomes `expected_revision` + 1."""
+    """Add a version and make it primary."""
 
     key_id: uuid.UUID
     version: KeyVersion
     time: datetime
     expected_revision: int
 
+    def apply(self, key: Key) -> Key:
+        """Return the key as it is afterwards."""
+        versions = (*key.versions, self.version)
+        after = replace(key, versions=versions, primary_version=self.version.number)
+        return _changed(after, self.time)
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateKey:
+    """Change what a key says of itself."""
+
+    key_id: uuid.UUID
+    description: str
+    tags: tuple[tuple[str, str], ...]
+    time: datetime
+    expected_revision: int
+
+    def apply(self, key: Key) -> Key:
+        """Return the key as it is afterwards."""
+        return _changed(replace(key, description=self.description, tags=self.tags), self.time)
+
+
+@dataclass(frozen=True, slots=True)
+class SetDeletion:
+    """Schedule, cancel or begin the deletion of a key."""
+
+    key_id: uuid.UUID
+    state: KeyState
+    deletion: Deletion | None
+    time: datetime
+    expected_revision: int
+
+    def apply(self, key: Key) -> Key:
+        """Return the key as it is afterwards."""
+        return _changed(replace(key, state=self.state, deletion=self.deletion), self.time)
+
+
+@dataclass(frozen=True, slots=True)
+class SetVersionDeletion:
+    """Schedule, cancel or begin the deletion of one version."""
+
+    key_id: uuid.UUID
+    number: int
+    deletion: Deletion | None
+    time: datetime
+    expected_revision: int
+
+    def apply(self, key: Key) -> Key:
+        """Return the key as it is afterwards."""
+        versions = tuple(
+            replace(version, deletion=self.deletion) if version.number == self.number else version
+            for version in key.versions
+        )
+        return _changed(replace(key, versions=versions), self.time)
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyVersion:
+    """Note that a version's material is gone, and erase what the store has of it."""
+
+    key_id: uuid.UUID
+    number: int
+    time: datetime
+    expected_revision: int
+
+    def apply(self, key: Key) -> Key:
+        """Return the key as it is afterwards."""
+        versions = tuple(
+            _destroyed(version, self.time) if version.number == self.number else version
+            for version in key.versions
+        )
+        return _changed(replace(key, versions=versions), self.time)
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyKey:
+    """Note the same of every version, and leave a tombstone."""
+
+    key_id: uuid.UUID
+    time: datetime
+    expected_revision: int
+
+    def apply(self, key: Key) -> Key:
+        """Return the key as it is afterwards."""
+        after = replace(
+            key,
+            state=KeyState.DESTROYED,
+            deletion=None,
+            destroy_time=self.time,
+            versions=tuple(_destroyed(version, self.time) for version in key.versions),
+        )
+        return _changed(after, self.time)
+
+
+KeyChange = (
+    SetState
+    | AddVersion
+    | UpdateKey
+    | SetDeletion
+    | SetVersionDeletion
+    | DestroyVersion
+    | DestroyKey
+)
+"""A change of a key that is there; only `expected_revision` of it is changed."""
+
+
+def _changed(key: Key, time: datetime) -> Key:
+    return replace(key, update_time=time, revision=key.revision + 1)
+
+
+def _destroyed(version: KeyVersion, time: datetime) -> KeyVersion:
+    if version.destroy_time is not None:
+        return version
+    return replace(version, wrapped=None, deletion=None, destroy_time=time)
+
 
 @dataclass(frozen=True, slots=True)
 class CreateAlias:
-    """Insert an alias."""
+    """Insert an alias; also where one of that name was deleted."""
 
     alias: Alias
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateAlias:
+    """Point an alias elsewhere, when it still names `expected_key_id`."""
+
+    alias: Alias
+    expected_key_id: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteAlias:
+    """Take an alias away, when it still names `expected_key_id`."""
+
+    name: AliasName
+    expected_key_id: uuid.UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +264,7 @@ class RetireRoot:
     time: datetime
 
 
-Change = CreateKey | SetState | AddVersion | CreateAlias | AddRoot | RetireRoot
+Change = CreateKey | KeyChange | CreateAlias | UpdateAlias | DeleteAlias | AddRoot | RetireRoot
 
 
 class RootState(enum.StrEnum):
@@ -168,9 +313,12 @@ class RequestMemo:
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """A change, its audit record and its memo: committed together or not at all."""
+    """A change, its audit record and its memo: committed together or not at all.
 
-    change: Change
+    Without a change, the record and the memo of a call that found nothing to change.
+    """
+
+    change: Change | None
     draft: AuditDraft
     memo: RequestMemo | None = None
 

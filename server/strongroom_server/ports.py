@@ -85,6 +85,13 @@ class HsmToken(Protocol):
         ...
 
     async def create_root(self, root: int, *, deadline: float) -> None:
+    async def destroy_version(self, material: KeyMaterial, *, deadline: float) -> None:
+        """Destroy every object of a version, and whatever a worker has unwrapped of it.
+
+        Idempotent. On return a fresh search, by every worker, has found nothing left.
+        """
+        ...
+
         """Generate wrapping root `root`, a token object that wraps and unwraps only.
 
         Idempotent and durable on return.
@@ -221,9 +228,45 @@ class KeyStore(Protocol):
         ...
 
     async def list_keys(
-        self, *, after: tuple[datetime, uuid.UUID] | None, limit: int
+        self,
+        *,
+        after: tuple[datetime, uuid.UUID] | None,
+        limit: int,
+        newest_first: bool = False,
     ) -> Sequence[Key]:
-        """Return at most `limit` keys by ascending (create_time, key_id), from beyond `after`."""
+        """Return at most `limit` keys by (create_time, key_id), from beyond `after`.
+
+        Ascending, or with `newest_first` descending.
+        """
+        ...
+
+    async def list_aliases(
+        self, *, key_id: uuid.UUID | None, after: str, limit: int
+    ) -> Sequence[Alias]:
+        """Return at most `limit` aliases by name, from beyond `after`; of one key, or all."""
+        ...
+
+    async def due_deletions(self, *, now: datetime, observed: int, limit: int) -> Sequence[Key]:
+        """Return at most `limit` keys of which all, or a version, is to be destroyed now.
+
+        Those whose time and mark (`domain/deletion.py`) have come, and those whose
+        destruction has begun.
+        """
+        ...
+
+    async def has_deletions(self) -> bool:
+        """Say whether anything waits for its destruction."""
+        ...
+
+    async def observed_seconds(self) -> int:
+        """Return for how long the shard has been looked after (`domain/deletion.py`).
+
+        From the database, so of all its servers.
+        """
+        ...
+
+    async def advance_observed(self, *, expected: int, seconds: int) -> bool:
+        """Move that on when it is still `expected`; say whether it was. Durable on return."""
         ...
 
     async def list_roots(self) -> Sequence[WrappingRoot]:
@@ -262,7 +305,8 @@ class KeyStore(Protocol):
             EtagMismatchError: The key's revision is not the expected one; or a wrapping
                 root is not as the change has it: the one to add is there, or a higher one;
                 the one to retire is not RETIRING, or versions lie under it; the one that
-                new material lies under has been retired.
+                new material lies under has been retired; or the alias to change has been
+                deleted, or names another key than expected.
             AliasExistsError: The alias exists.
             KeyNotFoundError: The alias' key does not exist.
             RequestIdReusedError: The memo's request id was taken meanwhile; told before

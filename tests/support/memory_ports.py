@@ -17,7 +17,15 @@ from tests.support.memory_token import MemoryToken
 
 from strongroom.receipts import Receipt
 from strongroom.resource_names import AliasName, KeyName
-from strongroom_server.domain.keys import Alias, Key, KeyMaterial, KeyVersion, KeyVersionRef
+from strongroom_server.domain.deletion import is_due
+from strongroom_server.domain.keys import (
+    Alias,
+    Deletion,
+    Key,
+    KeyMaterial,
+    KeyVersion,
+    KeyVersionRef,
+)
 from strongroom_server.domain.rotation import MAX_USES
 from strongroom_server.errors import (
     AliasExistsError,
@@ -33,12 +41,13 @@ from strongroom_server.mutations import (
     Change,
     CreateAlias,
     CreateKey,
+    DeleteAlias,
     Mutation,
     RequestMemo,
     RetireRoot,
     RewrappedVersion,
     RootState,
-    SetState,
+    UpdateAlias,
     WrappingRoot,
 )
 
@@ -75,6 +84,7 @@ class MemoryStore:
     memos: dict[tuple[str, str, str], RequestMemo] = field(default_factory=dict)
     outbox: list[AuditDraft] = field(default_factory=list)
     reserved: dict[KeyVersionRef, int] = field(default_factory=dict)
+    observed: int = 0
     fault: Exception | None = None
     forgets: bool = False
 
@@ -96,12 +106,56 @@ class MemoryStore:
         return self.aliases.get(name)
 
     async def list_keys(
-        self, *, after: tuple[datetime, uuid.UUID] | None, limit: int
+        self,
+        *,
+        after: tuple[datetime, uuid.UUID] | None,
+        limit: int,
+        newest_first: bool = False,
     ) -> Sequence[Key]:
         await asyncio.sleep(0)
-        ordered = sorted(self.keys.values(), key=lambda key: (key.create_time, key.key_id))
-        rest = [key for key in ordered if after is None or (key.create_time, key.key_id) > after]
-        return rest[:limit]
+        places = sorted((key.create_time, key.key_id) for key in self.keys.values())
+        if newest_first:
+            places.reverse()
+            rest = [place for place in places if after is None or place < after]
+        else:
+            rest = [place for place in places if after is None or place > after]
+        return [self.keys[key_id] for _, key_id in rest[:limit]]
+
+    async def list_aliases(
+        self, *, key_id: uuid.UUID | None, after: str, limit: int
+    ) -> Sequence[Alias]:
+        await asyncio.sleep(0)
+        found = [
+            alias
+            for alias in self.aliases.values()
+            if alias.name.alias > after and key_id in {None, alias.key_id}
+        ]
+        return sorted(found, key=lambda alias: alias.name.alias)[:limit]
+
+    async def due_deletions(self, *, now: datetime, observed: int, limit: int) -> Sequence[Key]:
+        await asyncio.sleep(0)
+        return [
+            key
+            for key in self.keys.values()
+            if any(is_due(deletion, now, observed) for deletion in _deletions(key))
+        ][:limit]
+
+    async def has_deletions(self) -> bool:
+        await asyncio.sleep(0)
+        return any(_deletions(key) for key in self.keys.values())
+
+    async def observed_seconds(self) -> int:
+        await asyncio.sleep(0)
+        if self.fault is not None:
+            raise self.fault
+        return self.observed
+
+    async def advance_observed(self, *, expected: int, seconds: int) -> bool:
+        await asyncio.sleep(0)
+        if self.observed != expected:
+            return False
+        self.observed += seconds
+        return True
 
     async def list_roots(self) -> Sequence[WrappingRoot]:
         await asyncio.sleep(0)
@@ -147,8 +201,10 @@ class MemoryStore:
         self.outbox.append(mutation.draft)
         return len(self.outbox)
 
-    def _apply(self, change: Change) -> None:
+    def _apply(self, change: Change | None) -> None:  # noqa: C901 - one case for each change
         match change:
+            case None:
+                return
             case CreateKey(key):
                 self._ensure_usable_roots(key.versions)
                 self.keys[key.key_id] = key
@@ -156,22 +212,12 @@ class MemoryStore:
                 if alias.name in self.aliases:
                     raise AliasExistsError(f"{alias.name} exists")
                 self.aliases[alias.name] = alias
-            case SetState(key_id, state, time, revision):
-                key = self._at_revision(key_id, revision)
-                self.keys[key_id] = dataclasses.replace(
-                    key, state=state, update_time=time, revision=revision + 1
-                )
-            case AddVersion(key_id, version, time, revision):
-                key = self._at_revision(key_id, revision)
-                self._ensure_usable_roots((version,))
-                self.keys[key_id] = dataclasses.replace(
-                    key,
-                    primary_version=version.number,
-                    versions=(*key.versions, version),
-                    update_time=time,
-                    revision=revision + 1,
-                )
-
+            case UpdateAlias(alias, expected):
+                self._expect_alias(alias.name, expected)
+                self.aliases[alias.name] = alias
+            case DeleteAlias(name, expected):
+                self._expect_alias(name, expected)
+                del self.aliases[name]
             case AddRoot(number, time):
                 self._add_root(number, time)
             case RetireRoot(number):
@@ -184,6 +230,16 @@ class MemoryStore:
                 if root is None or root.state is not RootState.RETIRING or under_it:
                     raise EtagMismatchError(f"wrapping root {number}")
                 self.roots[number] = dataclasses.replace(root, state=RootState.RETIRED)
+            case _:
+                key = self._at_revision(change.key_id, change.expected_revision)
+                if isinstance(change, AddVersion):
+                    self._ensure_usable_roots((change.version,))
+                self.keys[key.key_id] = change.apply(key)
+
+    def _expect_alias(self, name: AliasName, key_id: uuid.UUID) -> None:
+        there = self.aliases.get(name)
+        if there is None or there.key_id != key_id:
+            raise EtagMismatchError(str(name))
 
     def _add_root(self, number: int, time: datetime) -> None:
         if any(number <= known for known in self.roots):

@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
+from tests.support.memory_pairs import MemoryPairs
 
+from strongroom.kms.v1 import resources_pb2
+from strongroom_client._fake_pairs import make_material
 from strongroom_server.domain.keys import (
     KeyMaterial,
     KeySpec,
@@ -25,11 +28,12 @@ from strongroom_server.errors import (
 
 
 @dataclass
-class MemoryToken:
-    """Keys for encryption only; `fault` and `delay_seconds` are as long as they are set."""
+class MemoryToken(MemoryPairs):
+    """Keys of every kind but EC_SECP256K1; `fault` and `delay_seconds` are as long as they are set."""
 
     region: str
     materials: dict[KeyVersionRef, AESGCM] = field(default_factory=dict)
+    others: dict[KeyVersionRef, bytes] = field(default_factory=dict)
     roots: dict[int, bytes] = field(default_factory=dict)
     operations: int = 0
     fault: Exception | None = None
@@ -47,13 +51,25 @@ class MemoryToken:
         del deadline
         self._operate()
         await asyncio.sleep(0)
-        if (spec, usage) != (KeySpec.AES_256, KeyUsage.ENCRYPT_DECRYPT):
+        if spec is KeySpec.EC_SECP256K1:
             raise KeySpecUnsupportedError(self.region, f"{spec} for {usage}")
+        if spec is not KeySpec.AES_256:
+            if root is not None:
+                raise KeySpecUnsupportedError(self.region, f"{spec} in wrapped storage")
+            number = resources_pb2.KeySpec.Value(f"KEY_SPEC_{spec}")
+            self.others.setdefault(ref, make_material(number, os.urandom))
+            return KeyMaterial(ref, spec, usage)
         if root is None:
             self.materials.setdefault(ref, AESGCM(AESGCM.generate_key(256)))
             return KeyMaterial(ref, spec, usage)
         wrapped = aes_key_wrap(self._root(root), AESGCM.generate_key(256))
         return KeyMaterial(ref, spec, usage, WrappedMaterial(root, wrapped))
+
+    async def destroy_version(self, material: KeyMaterial, *, deadline: float) -> None:
+        del deadline
+        self._operate()
+        await asyncio.sleep(0)
+        self.materials.pop(material.ref, None)
 
     async def create_root(self, root: int, *, deadline: float) -> None:
         del deadline

@@ -149,6 +149,7 @@ requests = st.one_of(
     ),
     _request(Operation.MAKE_TRANSFER_KEY, key=names, number=st.sampled_from([3072, 4096])),
     _request(Operation.DESTROY_TRANSFER_KEY, key=names),
+    _request(Operation.DESTROY, key=_used(ALL)),
     _request(
         Operation.EXPORT,
         key=_keys(WRAPPABLE, roots, wrapped),

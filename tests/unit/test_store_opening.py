@@ -152,7 +152,10 @@ async def test_a_directory_in_its_place_is_refused(tmp_path: Path) -> None:
         "UPDATE keys SET create_time = 9223372036854775807",
         "UPDATE key_versions SET reserved_uses = reserved_uses + 1",
         "DELETE FROM key_versions",
-        "INSERT INTO key_versions SELECT key_id, 2, create_time, 0, NULL, NULL FROM key_versions",
+        (
+            "INSERT INTO key_versions (key_id, number, create_time, reserved_uses)"
+            " SELECT key_id, 2, create_time, 0 FROM key_versions"
+        ),
         "UPDATE keys SET storage = 'WRAPPED'",
         "UPDATE key_versions SET wrapped_root = 1, wrapped = x'00' WHERE number = 1",
         "UPDATE keys SET storage = 'RESIDENT' WHERE storage = 'WRAPPED'",

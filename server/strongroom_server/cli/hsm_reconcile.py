@@ -156,6 +156,7 @@ def _list(target: HsmTarget) -> list[Item]:
 async def _read_records(shard: ShardConfig) -> Records:
     from strongroom_server.app import SystemClock
     from strongroom_server.cli.hsm_shards import open_store
+    from strongroom_server.domain.keys import KeyStorage
     from strongroom_server.hsm import key_template
     from strongroom_server.hsm.reconcile import Records
 
@@ -167,7 +168,7 @@ async def _read_records(shard: ShardConfig) -> Records:
                 key_template.label_for(key.version_ref(version.number).to_bytes())
                 for key in page
                 for version in key.versions
-                if version.wrapped is None
+                if key.storage is KeyStorage.RESIDENT and version.destroy_time is None
             )
             last = page[-1]
             page = await store.list_keys(after=(last.create_time, last.key_id), limit=_PAGE_KEYS)

@@ -11,6 +11,7 @@ from strongroom.resource_names import AliasName, KeyName, KeyVersionName
 
 __all__ = [
     "Alias",
+    "Deletion",
     "Key",
     "KeyManager",
     "KeyMaterial",
@@ -20,6 +21,7 @@ __all__ = [
     "KeyUsage",
     "KeyVersion",
     "KeyVersionRef",
+    "VersionState",
     "WrappedMaterial",
 ]
 
@@ -62,10 +64,20 @@ class KeyStorage(enum.StrEnum):
 
 
 class KeyState(enum.StrEnum):
-    """Whether a key can be used."""
+    """Whether a key can be used; what each state allows is in `states.py`."""
 
     ENABLED = "ENABLED"
     DISABLED = "DISABLED"
+    PENDING_DELETION = "PENDING_DELETION"
+    DESTROYED = "DESTROYED"
+
+
+class VersionState(enum.StrEnum):
+    """Whether a version can be used, as far as it is up to the version and not to its key."""
+
+    ENABLED = "ENABLED"
+    PENDING_DELETION = "PENDING_DELETION"
+    DESTROYED = "DESTROYED"
 
 
 class KeyManager(enum.StrEnum):
@@ -116,23 +128,53 @@ class KeyMaterial:
 
 
 @dataclass(frozen=True, slots=True)
+class Deletion:
+    """A destruction to come (`deletion.py`).
+
+    Attributes:
+        time: Not before this, by the wall clock.
+        mark: Nor before the shard has observed so many seconds. None once the destruction
+            has begun: then there is no way back.
+    """
+
+    time: datetime
+    mark: int | None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the HSM may have been told already."""
+        return self.mark is None
+
+
+@dataclass(frozen=True, slots=True)
 class KeyVersion:
     """One version of a key. `reserved_uses` bounds its encryptions from above.
 
-    `wrapped` is None when the version is a token object of its own.
+    `wrapped` is None when the version is a token object of its own, or destroyed.
     """
 
     number: int
     create_time: datetime
     reserved_uses: int
     wrapped: WrappedMaterial | None = None
+    deletion: Deletion | None = None
+    destroy_time: datetime | None = None
+
+    @property
+    def state(self) -> VersionState:
+        """Whether it can be used when its key can."""
+        if self.destroy_time is not None:
+            return VersionState.DESTROYED
+        return VersionState.ENABLED if self.deletion is None else VersionState.PENDING_DELETION
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
     """A key with its versions (ascending, never empty) and its policy (Cedar text).
 
-    `revision` grows by at least one with every change of anything here.
+    `revision` grows by at least one with every change of anything here. `deletion` is there
+    while the state is PENDING_DELETION, `destroy_time` once it is DESTROYED. Tags ascend by
+    name.
     """
 
     key_id: uuid.UUID
@@ -150,6 +192,9 @@ class Key:
     policy: str
     versions: tuple[KeyVersion, ...]
     storage: KeyStorage = KeyStorage.RESIDENT
+    deletion: Deletion | None = None
+    destroy_time: datetime | None = None
+    tags: tuple[tuple[str, str], ...] = ()
 
     @property
     def name(self) -> KeyName:
@@ -170,25 +215,33 @@ class Key:
         return KeyVersionRef(self.key_id, number)
 
     def has_version(self, number: int) -> bool:
-        """Say whether version `number` exists."""
-        return any(version.number == number for version in self.versions)
+        """Say whether version `number` exists, or existed: numbers are not given out twice."""
+        return self.version(number) is not None
+
+    def version(self, number: int) -> KeyVersion | None:
+        """Return version `number`, None when there never was one."""
+        for version in self.versions:
+            if version.number == number:
+                return version
+        return None
 
     def material(self, number: int) -> KeyMaterial:
         """Return what the HSM has to be told to use version `number`.
 
         Raises:
-            KeyError: There is no such version.
+            KeyError: There is no such version, or its material has been destroyed.
         """
-        for version in self.versions:
-            if version.number == number:
-                return KeyMaterial(self.version_ref(number), self.spec, self.usage, version.wrapped)
-        raise KeyError(number)
+        version = self.version(number)
+        if version is None or version.destroy_time is not None:
+            raise KeyError(number)
+        return KeyMaterial(self.version_ref(number), self.spec, self.usage, version.wrapped)
 
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """A second name of a key."""
+    """A second name of a key. `update_time` is when it was last pointed elsewhere, if ever."""
 
     name: AliasName
     key_id: uuid.UUID
     create_time: datetime
+    update_time: datetime | None = None

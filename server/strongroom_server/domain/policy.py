@@ -43,6 +43,16 @@ class Action(enum.StrEnum):
     ROTATE_KEY = "RotateKey"
     LIST_KEY_VERSIONS = "ListKeyVersions"
     CREATE_ALIAS = "CreateAlias"
+    UPDATE_KEY = "UpdateKey"
+    SCHEDULE_KEY_DELETION = "ScheduleKeyDeletion"
+    CANCEL_KEY_DELETION = "CancelKeyDeletion"
+    GET_KEY_VERSION = "GetKeyVersion"
+    SCHEDULE_KEY_VERSION_DELETION = "ScheduleKeyVersionDeletion"
+    CANCEL_KEY_VERSION_DELETION = "CancelKeyVersionDeletion"
+    UPDATE_ALIAS = "UpdateAlias"
+    DELETE_ALIAS = "DeleteAlias"
+    TAG_RESOURCE = "TagResource"
+    UNTAG_RESOURCE = "UntagResource"
     ENCRYPT = "Encrypt"
     DECRYPT = "Decrypt"
     RE_ENCRYPT_FROM = "ReEncryptFrom"
@@ -58,7 +68,9 @@ entity Key;
 type ContextPair = { name: String, value: String };
 type CallContext = { encryption_context: Set<ContextPair> };
 action ManageKey, UseKey;
-action GetKey, EnableKey, DisableKey, RotateKey, ListKeyVersions, CreateAlias
+action GetKey, EnableKey, DisableKey, RotateKey, ListKeyVersions, CreateAlias, UpdateKey,
+  ScheduleKeyDeletion, CancelKeyDeletion, GetKeyVersion, ScheduleKeyVersionDeletion,
+  CancelKeyVersionDeletion, UpdateAlias, DeleteAlias, TagResource, UntagResource
   in [ManageKey]
   appliesTo { principal: [Principal], resource: [Key], context: CallContext };
 action Encrypt, Decrypt, ReEncryptFrom, ReEncryptTo, GenerateDataKey,
@@ -91,6 +103,16 @@ _GROUPS: Final[Mapping[Action, str]] = MappingProxyType(
     }
 )
 
+        Action.UPDATE_KEY: "ManageKey",
+        Action.SCHEDULE_KEY_DELETION: "ManageKey",
+        Action.CANCEL_KEY_DELETION: "ManageKey",
+        Action.GET_KEY_VERSION: "ManageKey",
+        Action.SCHEDULE_KEY_VERSION_DELETION: "ManageKey",
+        Action.CANCEL_KEY_VERSION_DELETION: "ManageKey",
+        Action.UPDATE_ALIAS: "ManageKey",
+        Action.DELETE_ALIAS: "ManageKey",
+        Action.TAG_RESOURCE: "ManageKey",
+        Action.UNTAG_RESOURCE: "ManageKey",
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

@@ -49,6 +49,10 @@ class BoundedMap(Generic[K, V]):
             return self._entries.popitem(last=False)[1]
         return None
 
+    def keys(self) -> list[K]:
+        """Return what there is an entry for; no use."""
+        return list(self._entries)
+
     def pop(self, key: K) -> V | None:
         """Forget an entry; return it."""
         return self._entries.pop(key, None)
@@ -87,6 +91,14 @@ class UnwrappedKeys:
     def forget(self, key: WireKey) -> None:
         """Drop a handle that is stale: the module may have given its number to another."""
         self._keys.pop(key)
+
+    def discard(self, ref: bytes) -> None:
+        """Destroy what was unwrapped of a version, under whichever root."""
+        for key in self._keys.keys():  # noqa: SIM118 - a BoundedMap, not a dict
+            if key.ref == ref:
+                handle = self._keys.pop(key)
+                if handle is not None:
+                    self._destroy(handle)
 
     def forget_all(self) -> None:
         """Drop all: their session is gone, and they are with it."""

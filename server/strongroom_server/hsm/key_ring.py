@@ -17,6 +17,7 @@ from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.hsm import ck_mechanisms as ck
 from strongroom_server.hsm import key_template
 from strongroom_server.hsm.capabilities import Capabilities
+from strongroom_server.hsm.destruction import destroy_version
 from strongroom_server.hsm.handles import BoundedMap
 from strongroom_server.hsm.key_kinds import KeyKind
 from strongroom_server.hsm.key_template import Hardening
@@ -123,6 +124,14 @@ class KeyRing:
     def load(self, key: WireKey) -> None:
         """Search for a resident key, check it, keep its handle."""
         self.objects.load(key.ref)
+
+    def destroy(self, key: WireKey) -> None:
+        """Destroy a version's objects, and require that a fresh search finds none."""
+        if key.root:
+            self.wrapping.discard(key.ref)
+        # Of a wrapped version there should be none on the token; whatever is, goes too.
+        self.objects.forget(key.ref)
+        destroy_version(self.session, self.ladder, key.ref, self.check_health)
 
     def create_wrapped(self, key: WireKey) -> bytes:
         """Make material under a root, and return it wrapped."""

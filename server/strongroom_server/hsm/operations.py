@@ -74,6 +74,7 @@ class Operations:
             Operation.DESTROY_TRANSFER_KEY: self._destroy_transfer_key,
             Operation.EXPORT: self._export,
             Operation.IMPORT: self._import,
+            Operation.DESTROY: self._destroy,
         }
 
     def run_batch(self, requests: list[Request]) -> tuple[list[bytes], bool]:
@@ -192,6 +193,10 @@ class Operations:
 
     def _export(self, request: Request) -> tuple[bytes, bytes]:
         return b"", self._transfer.export(request.key, request.number, request.data)
+
+    def _destroy(self, request: Request) -> tuple[bytes, bytes]:
+        self._ring.destroy(request.key)
+        return b"", b""
 
     def _import(self, request: Request) -> tuple[bytes, bytes]:
         return b"", self._transfer.import_(request.key, request.key2.ref, request.data)

@@ -150,11 +150,19 @@ class SessionPool(PoolPairs):
             raise KeySpecUnsupportedError(self._region, f"{spec} keys for {usage}{where}")
         if root is None:
             material = KeyMaterial(ref, spec, usage)
-            await self._make(Operation.CREATE, deadline, key=to_wire(material), is_loaded=True)
+            await self._make(
+                Operation.CREATE, deadline, key=to_wire(material), elsewhere=Operation.LOAD
+            )
             return material
         key = WireKey(ref.to_bytes(), SPEC_NUMBERS[spec], USAGE_NUMBERS[usage], root, b"")
         answer = await self._dispatcher.submit(Operation.CREATE_WRAPPED, deadline, key=key)
         return KeyMaterial(ref, spec, usage, WrappedMaterial(root, answer.second))
+
+    async def destroy_version(self, material: KeyMaterial, *, deadline: float) -> None:
+        """See `ports.HsmToken.destroy_version`."""
+        await self._make(
+            Operation.DESTROY, deadline, key=to_wire(material), elsewhere=Operation.DESTROY
+        )
 
     async def create_root(self, root: int, *, deadline: float) -> None:
         """See `ports.HsmToken.create_root`. Every worker finds it when it is first used."""
@@ -221,7 +229,7 @@ class SessionPool(PoolPairs):
         key2 = _to_transfer_key(uuid.UUID(transfer_key))
         if root is None:
             await self._make(
-                Operation.IMPORT, deadline, key=key, key2=key2, data=blob, is_loaded=True
+                Operation.IMPORT, deadline, key=key, key2=key2, data=blob, elsewhere=Operation.LOAD
             )
             return KeyMaterial(ref, spec, usage)
         answer = await self._dispatcher.submit(
@@ -238,7 +246,7 @@ class SessionPool(PoolPairs):
         key2: WireKey = NO_KEY,
         number: int = 0,
         data: bytes = b"",
-        is_loaded: bool = False,
+        elsewhere: Operation | None = None,
     ) -> Answer:
         """Run an operation that makes or destroys objects; all of them are idempotent.
 
@@ -252,8 +260,8 @@ class SessionPool(PoolPairs):
             key2: See `wire`.
             number: See `wire`.
             data: See `wire`.
-            is_loaded: Have the other workers load `key`, so that none has to search for
-                it on the way of a request.
+            elsewhere: What the other workers are told of `key` afterwards: to load it, so
+                that none has to search for it on the way of a request; to let go of it.
         """
         remaining = deadline - self._clock.monotonic()
         if remaining <= 0:
@@ -263,8 +271,8 @@ class SessionPool(PoolPairs):
                 answer = await self._send_to_lead(
                     operation, deadline, key=key, key2=key2, number=number, data=data
                 )
-                if is_loaded:
-                    await self._load_elsewhere(key, deadline)
+                if elsewhere is not None:
+                    await self._tell_others(elsewhere, key, deadline)
         except TimeoutError:
             raise self._dispatcher.too_late() from None
         return answer
@@ -292,17 +300,17 @@ class SessionPool(PoolPairs):
                     break
         raise self._dispatcher.unavailable()
 
-    async def _load_elsewhere(self, key: WireKey, deadline: float) -> None:
-        """Have the other workers load a new key.
+    async def _tell_others(self, operation: Operation, key: WireKey, deadline: float) -> None:
+        """Have the other workers load a new key, or let go of a destroyed one.
 
-        Those that start from now on load every key by themselves, and a worker lost
-        meanwhile is replaced by such a one.
+        Those that start from now on load by themselves every key that is there, and a
+        worker lost meanwhile is replaced by such a one.
         """
-        loads = [
-            self._dispatcher.send_bound(other, Operation.LOAD, deadline, key=key)
+        told = [
+            self._dispatcher.send_bound(other, operation, deadline, key=key)
             for other in self._workforce.workers[1:]
         ]
-        for answer in await asyncio.gather(*loads, return_exceptions=True):
+        for answer in await asyncio.gather(*told, return_exceptions=True):
             if isinstance(answer, BaseException) and not isinstance(answer, WorkerLostError):
                 raise answer
 

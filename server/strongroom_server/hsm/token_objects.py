@@ -185,6 +185,10 @@ class TokenObjects:
         self._ladder.run(lambda: self._check_new(made), what="read attributes")
         self.get(ref, kind)
 
+    def forget(self, ref: bytes) -> None:
+        """Let go of a handle: the key is about to be destroyed."""
+        self._keys.pop(ref, None)
+
     def _make_unless_there(
         self, ref: bytes, kind: KeyKind
     ) -> list[tuple[KeyHandle, ObjectTemplate]]:

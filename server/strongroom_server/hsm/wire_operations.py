@@ -92,6 +92,8 @@ class Operation(enum.IntEnum):
     """`data` is the target's public key."""
     IMPORT = 26
     """`key` is what the material will be, `key2` the transfer key, `data` the blob."""
+    DESTROY = 27
+    """Destroy what there is of `key`: token objects, and what was unwrapped."""
 
 
 class Status(enum.IntEnum):
@@ -291,6 +293,7 @@ _RULES: Final[dict[int, _Rule]] = {
         min_data=1,
         max_data=MAX_PUBLIC_KEY_BYTES,
     ),
+    Operation.DESTROY: _use(_ALL),
     Operation.IMPORT: _Rule(
         _Form.NEW_ANYWHERE,
         _Form.NAME,

@@ -162,6 +162,10 @@ class Wrapping:
         """Drop what went with the old session; roots are token objects and stay."""
         self._unwrapped.forget_all()
 
+    def discard(self, ref: bytes) -> None:
+        """Destroy what is unwrapped of a version."""
+        self._unwrapped.discard(ref)
+
     def rewrap(self, key: WireKey, root: int) -> bytes:
         """Return material wrapped under another root; raises as `handle`."""
         self._refuse_unless_able()

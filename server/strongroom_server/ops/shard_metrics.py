@@ -58,6 +58,7 @@ HSM_MECHANISMS: Final = (
     "destroy_transfer_key",
     "export",
     "import",
+    "destroy",
 )
 """What a worker can be asked for: one trip to the HSM, however many PKCS#11 calls."""
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from strongroom.resource_names import AliasName
 from strongroom_server.domain.keys import (
     Alias,
+    Deletion,
     Key,
     KeyManager,
     KeySpec,
@@ -56,15 +58,19 @@ def encode_answer(answer: Answer) -> str:
             "updated": key.update_time.isoformat(),
             "revision": key.revision,
             "versions": [
-                [v.number, v.create_time.isoformat(), v.reserved_uses] for v in key.versions
+                [v.number, v.create_time.isoformat(), v.reserved_uses, *_encode_end(v)]
+                for v in key.versions
             ],
             "storage": key.storage,
+            "end": _encode_end(key),
+            "tags": dict(key.tags),
         }
     if answer.alias is not None:
         document["alias"] = {
             "name": str(answer.alias.name),
             "key_id": str(answer.alias.key_id),
             "created": answer.alias.create_time.isoformat(),
+            "updated": _iso(answer.alias.update_time),
         }
     return json.dumps(document, separators=(",", ":"))
 
@@ -89,16 +95,46 @@ def decode_answer(text: str) -> Answer:
             revision=data["revision"],
             policy="",
             versions=tuple(
-                KeyVersion(number, datetime.fromisoformat(created), uses)
-                for number, created, uses in data["versions"]
+                KeyVersion(number, datetime.fromisoformat(created), uses, None, *_decode_end(end))
+                for number, created, uses, *end in data["versions"]
             ),
-            # Answers from before there was a choice do not have it.
+            # Answers from before there was a choice, or an end, do not have it.
             storage=KeyStorage(data.get("storage", KeyStorage.RESIDENT)),
+            deletion=_decode_end(data.get("end"))[0],
+            destroy_time=_decode_end(data.get("end"))[1],
+            tags=tuple(data.get("tags", {}).items()),
         )
     if (data := document.get("alias")) is not None:
         alias = Alias(
             name=AliasName.parse(data["name"]),
             key_id=UUID(data["key_id"]),
             create_time=datetime.fromisoformat(data["created"]),
+            update_time=_time(data.get("updated")),
         )
     return Answer(key, alias)
+
+
+def _encode_end(of: Key | KeyVersion) -> list[object]:
+    """Return time and mark of the deletion that waits, and the time of the destruction."""
+    waiting = of.deletion
+    return [
+        None if waiting is None else waiting.time.isoformat(),
+        None if waiting is None else waiting.mark,
+        _iso(of.destroy_time),
+    ]
+
+
+def _decode_end(fields: list[Any] | None) -> tuple[Deletion | None, datetime | None]:
+    if not fields:
+        return None, None
+    time, mark, destroyed = fields
+    waiting = None if time is None else Deletion(datetime.fromisoformat(time), mark)
+    return waiting, _time(destroyed)
+
+
+def _iso(time: datetime | None) -> str | None:
+    return None if time is None else time.isoformat()
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)

@@ -11,36 +11,32 @@ import uuid
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from strongroom.resource_names import KeyName
 from strongroom_server.domain.keys import Key, KeyStorage, KeyVersion
-from strongroom_server.errors import (
-    AliasExistsError,
-    EtagMismatchError,
-    KeyNotFoundError,
-    RequestIdReusedError,
-)
+from strongroom_server.errors import EtagMismatchError, RequestIdReusedError
 from strongroom_server.mutations import (
     AddRoot,
     AddVersion,
     Change,
     CreateAlias,
     CreateKey,
+    DeleteAlias,
+    KeyChange,
     Mutation,
     RequestMemo,
     RetireRoot,
-    SetState,
+    UpdateAlias,
 )
-from strongroom_server.store import digests, root_changes, schema
+from strongroom_server.store import alias_changes, digests, root_changes, schema
 from strongroom_server.store.draft_codec import encode_draft
 from strongroom_server.store.key_cache import StoredAlias, StoredKey
 from strongroom_server.store.micros import to_micros
 from strongroom_server.store.reading import read_key, read_meta
 from strongroom_server.store.rows import (
     ShardMeta,
-    to_alias_row,
     to_key_row,
     to_memo_row,
     to_version_row,
@@ -53,6 +49,18 @@ __all__ = ["MEMO_RETENTION", "apply_mutation", "count_change", "delete_outbox"]
 MEMO_RETENTION: Final = timedelta(hours=48)
 # Old memos deleted by one commit: more than a commit adds, little enough not to be felt.
 _PURGE_ROWS: Final = 16
+_SET_VERSION: Final = (
+    update(schema.key_versions)
+    .where(schema.key_versions.c.key_id == bindparam("new_key_id"))
+    .where(schema.key_versions.c.number == bindparam("new_number"))
+    .values(
+        {
+            column.name: bindparam(f"new_{column.name}")
+            for column in schema.key_versions.columns
+            if not column.primary_key
+        }
+    )
+)
 
 
 def apply_mutation(
@@ -62,7 +70,7 @@ def apply_mutation(
 
     Returns:
         The outbox id of the record, and the key or alias that the change left in the
-        store; None when it was about a wrapping root.
+        store; None when it was about a wrapping root, or there was none.
 
     Raises:
         RequestIdReusedError: The memo's request id is taken. Looked at first: a repeat of
@@ -70,7 +78,7 @@ def apply_mutation(
         EtagMismatchError: The key is not there in the expected revision; or a wrapping
             root is not in a state that allows the change (`root_changes.py`).
         AliasExistsError: The alias exists.
-        KeyNotFoundError: The alias' key does not exist.
+        KeyNotFoundError: The alias, or the alias' key, does not exist.
         StoreDamagedError: What the change would build on is damaged.
         ValueError: The change breaks a rule that its maker has to keep.
     """
@@ -95,41 +103,58 @@ def delete_outbox(connection: Connection, *, through: int) -> None:
     connection.execute(delete(schema.outbox).where(schema.outbox.c.outbox_id <= through))
 
 
-def _apply_change(
-    connection: Connection, region: str, change: Change, change_number: int
+def _apply_change(  # noqa: PLR0911 - one for each kind of change: it is a table
+    connection: Connection, region: str, change: Change | None, change_number: int
 ) -> StoredKey | StoredAlias | None:
     match change:
+        case None:
+            return None
         case CreateKey():
             return _create_key(connection, region, change.key, change_number)
-        case SetState():
-            key = _expect_key(connection, region, change.key_id, change.expected_revision)
-            changed = dataclasses.replace(
-                key, state=change.state, update_time=change.time, revision=key.revision + 1
-            )
-        case AddVersion():
-            key = _expect_key(connection, region, change.key_id, change.expected_revision)
-            if change.version.number <= key.versions[-1].number:
-                raise ValueError("a new version's number must be above all others")
-            _check_material(connection, region, key.storage, change.version)
-            connection.execute(
-                insert(schema.key_versions), to_version_row(change.key_id, change.version)
-            )
-            changed = dataclasses.replace(
-                key,
-                versions=(*key.versions, change.version),
-                primary_version=change.version.number,
-                update_time=change.time,
-                revision=key.revision + 1,
-            )
         case CreateAlias():
-            return _create_alias(connection, region, change, change_number)
+            return alias_changes.create(connection, region, change.alias, change_number)
+        case UpdateAlias():
+            return alias_changes.update(connection, region, change, change_number)
+        case DeleteAlias():
+            return alias_changes.delete(connection, region, change, change_number)
         case AddRoot():
             root_changes.add(connection, region, change, change_number)
             return None
         case RetireRoot():
             root_changes.retire(connection, region, change, change_number)
             return None
+        case _:
+            return _change_key(connection, region, change, change_number)
+
+
+def _change_key(
+    connection: Connection, region: str, change: KeyChange, change_number: int
+) -> StoredKey:
+    key = _expect_key(connection, region, change.key_id, change.expected_revision)
+    if isinstance(change, AddVersion):
+        if change.version.number <= key.versions[-1].number:
+            raise ValueError("a new version's number must be above all others")
+        _check_material(connection, region, key.storage, change.version)
+        connection.execute(
+            insert(schema.key_versions), to_version_row(change.key_id, change.version)
+        )
+    changed = change.apply(key)
+    _update_versions(connection, key, changed)
     return _update_key(connection, changed, change_number, expected_revision=key.revision)
+
+
+def _update_versions(connection: Connection, before: Key, after: Key) -> None:
+    """Write the versions that are not as they were; one that was destroyed loses its material.
+
+    The writer's pages are wiped, not only freed (`connection.py`, secure_delete).
+    """
+    changed = [
+        {f"new_{name}": value for name, value in to_version_row(after.key_id, version).items()}
+        for version, old in zip(after.versions, before.versions, strict=False)
+        if version != old
+    ]
+    if changed:
+        connection.execute(_SET_VERSION, changed)
 
 
 def _create_key(connection: Connection, region: str, key: Key, change_number: int) -> StoredKey:
@@ -156,24 +181,6 @@ def _check_material(
         raise ValueError("material is stored with the versions of wrapped keys, and only theirs")
     if version.wrapped is not None:
         root_changes.ensure_usable(connection, region, version.wrapped.root)
-
-
-def _create_alias(
-    connection: Connection, region: str, change: CreateAlias, change_number: int
-) -> StoredAlias:
-    alias = change.alias
-    if alias.name.region != region:
-        raise ValueError("a new alias must be of this region")
-    if read_key(connection, region, alias.key_id) is None:
-        raise KeyNotFoundError(str(KeyName(region, alias.key_id)))
-    inserted = connection.execute(
-        insert_or_ignore(schema.aliases)
-        .values(to_alias_row(alias, change_number))
-        .on_conflict_do_nothing()
-    )
-    if inserted.rowcount != 1:
-        raise AliasExistsError(f"{alias.name} exists already")
-    return StoredAlias(alias, change_number)
 
 
 def _expect_key(connection: Connection, region: str, key_id: uuid.UUID, revision: int) -> Key:

@@ -29,6 +29,9 @@ _PRAGMAS: Final = (
     # (sqlite.org/security.html).
     "trusted_schema = OFF",
     "cell_size_check = ON",
+    # What is taken out of a row is overwritten with zeros: wrapped material of a destroyed
+    # version does not stay behind in free space (sqlite.org/pragma.html#pragma_secure_delete).
+    "secure_delete = ON",
 )
 
 _T = TypeVar("_T")

@@ -6,9 +6,10 @@ that went back. A key's digest covers the key, its policy and all its versions, 
 that was lost or swapped shows as well. Material in the store is covered with its version.
 
 What is digested is as the first release had it, with more only where a row says more: a
-key in wrapped storage, and a version with wrapped material, have further fields. Rows of
-an older database keep their digests, and no row can pass for one of the other kind, for
-the number of fields differs.
+key in wrapped storage, and a version with wrapped material, have further fields; what is
+to be or has been deleted, tagged or pointed elsewhere has an object of named members at
+the end. Rows of an older database keep their digests, and no row can pass for one of the
+other kind, for number or type of the fields differ.
 
 The digests are not keyed. They stop damage and careless edits; they do not stop somebody
 who may write the file and computes them anew. Against that stand the file's mode and the
@@ -19,9 +20,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import datetime
 from typing import Final
 
-from strongroom_server.domain.keys import Alias, Key, KeyStorage, KeyVersion
+from strongroom_server.domain.keys import Alias, Deletion, Key, KeyStorage, KeyVersion
 from strongroom_server.mutations import RequestMemo, WrappingRoot
 from strongroom_server.store.micros import to_micros
 
@@ -32,6 +34,7 @@ __all__ = [
     "key_digest",
     "memo_digest",
     "meta_digest",
+    "observed_digest",
     "outbox_digest",
     "root_digest",
 ]
@@ -73,14 +76,29 @@ def key_digest(key: Key, change_number: int) -> bytes:
         key.policy,
         [_version_fields(version) for version in key.versions],
         *(() if key.storage is KeyStorage.RESIDENT else (key.storage,)),
+        *_named(
+            **_end_fields(key.deletion, key.destroy_time),
+            tags=[list(tag) for tag in key.tags] or None,
+        ),
     )
 
 
-def alias_digest(alias: Alias, change_number: int) -> bytes:
-    """Digest an alias."""
+def alias_digest(alias: Alias, change_number: int, *, deleted: bool) -> bytes:
+    """Digest an alias, or what is left of it."""
+    updated = alias.update_time
     return _digest(
-        "alias", change_number, str(alias.name), alias.key_id.hex, to_micros(alias.create_time)
+        "alias",
+        change_number,
+        str(alias.name),
+        alias.key_id.hex,
+        to_micros(alias.create_time),
+        *_named(updated=None if updated is None else to_micros(updated), deleted=deleted or None),
     )
+
+
+def observed_digest(region: str, seconds: int) -> bytes:
+    """Digest the row of observed_time."""
+    return _digest("observed", region, seconds)
 
 
 def root_digest(region: str, root: WrappingRoot, change_number: int) -> bytes:
@@ -117,7 +135,21 @@ def _version_fields(version: KeyVersion) -> list[object]:
     fields: list[object] = [version.number, to_micros(version.create_time), version.reserved_uses]
     if version.wrapped is not None:
         fields += [version.wrapped.root, version.wrapped.wrapped.hex()]
+    fields += _named(**_end_fields(version.deletion, version.destroy_time))
     return fields
+
+
+def _end_fields(deletion: Deletion | None, destroy_time: datetime | None) -> dict[str, object]:
+    return {
+        "deletion": None if deletion is None else [to_micros(deletion.time), deletion.mark],
+        "destroyed": None if destroy_time is None else to_micros(destroy_time),
+    }
+
+
+def _named(**members: object) -> tuple[dict[str, object], ...]:
+    """Return the members that say something, as one object; nothing when none does."""
+    said = {name: value for name, value in sorted(members.items()) if value is not None}
+    return (said,) if said else ()
 
 
 def _digest(*fields: object) -> bytes:

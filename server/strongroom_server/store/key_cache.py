@@ -30,10 +30,15 @@ class StoredKey:
 
 @dataclass(frozen=True, slots=True)
 class StoredAlias:
-    """An alias and the change number of its row."""
+    """An alias and the change number of its row.
+
+    `deleted` is what is left of one: kept like the others for a while, so that a row which
+    another thread read before the deletion cannot bring it back.
+    """
 
     alias: Alias
     change_number: int
+    deleted: bool = False
 
 
 class KeyCache:
@@ -74,7 +79,7 @@ class KeyCache:
     def alias(self, name: AliasName) -> Alias | None:
         """Return an alias and count it as used now."""
         stored = self._aliases.get(name)
-        if stored is None:
+        if stored is None or stored.deleted:
             return None
         self._aliases.move_to_end(name)
         return stored.alias

@@ -94,7 +94,7 @@ class KeyReads:
             self._aliases[name] = task
             task.add_done_callback(_look_at)
         stored = await asyncio.shield(task)
-        return None if stored is None else stored.alias
+        return None if stored is None or stored.deleted else stored.alias
 
     def note(self, stored: StoredKey) -> None:
         """Hear of a row that this process committed."""

@@ -42,6 +42,7 @@ __all__ = [
     "count_stale",
     "read_alias",
     "read_aliases",
+    "read_aliases_after",
     "read_each",
     "read_key",
     "read_keys",
@@ -69,6 +70,10 @@ _KEYS_BY_AGE: Final = _KEYS.order_by(schema.keys.c.create_time, schema.keys.c.ke
     bindparam("count")
 )
 _KEYS_AFTER: Final = _KEYS_BY_AGE.where(tuple_(bindparam("time"), bindparam("id")) < _AGE)
+_NEWEST_KEYS: Final = _KEYS.order_by(
+    schema.keys.c.create_time.desc(), schema.keys.c.key_id.desc()
+).limit(bindparam("count"))
+_NEWEST_KEYS_AFTER: Final = _NEWEST_KEYS.where(tuple_(bindparam("time"), bindparam("id")) > _AGE)
 PLACE: Final[ColumnElement[int]] = literal_column("keys.rowid", Integer)
 """Where a key is in the file; never used again, for keys are never deleted."""
 _KEYS_BY_PLACE: Final = (
@@ -155,15 +160,22 @@ def read_each(
 
 
 def read_keys_after(
-    connection: Connection, region: str, *, after: tuple[datetime, uuid.UUID] | None, limit: int
+    connection: Connection,
+    region: str,
+    *,
+    after: tuple[datetime, uuid.UUID] | None,
+    limit: int,
+    newest_first: bool = False,
 ) -> list[StoredKey]:
-    """Read at most `limit` keys by ascending (create_time, key_id), from beyond `after`."""
+    """Read at most `limit` keys by (create_time, key_id), from beyond `after`."""
     if after is None:
-        found = connection.execute(_KEYS_BY_AGE, {"count": limit})
+        statement = _NEWEST_KEYS if newest_first else _KEYS_BY_AGE
+        found = connection.execute(statement, {"count": limit})
     else:
         time, key_id = after
+        statement = _NEWEST_KEYS_AFTER if newest_first else _KEYS_AFTER
         found = connection.execute(
-            _KEYS_AFTER, {"count": limit, "time": to_micros(time), "id": key_id.bytes}
+            statement, {"count": limit, "time": to_micros(time), "id": key_id.bytes}
         )
     return _complete(connection, region, found)
 
@@ -185,8 +197,20 @@ def read_alias(connection: Connection, region: str, name: AliasName) -> StoredAl
     return None if row is None else rows.alias_of(row, region)
 
 
+def read_aliases_after(
+    connection: Connection, region: str, *, key_id: uuid.UUID | None, after: str, limit: int
+) -> list[StoredAlias]:
+    """Read at most `limit` aliases by name, from beyond `after`; those of one key, or all."""
+    table = schema.aliases.c
+    wanted = select(schema.aliases).where(table.alias > after, table.deleted == 0)
+    if key_id is not None:
+        wanted = wanted.where(table.key_id == key_id.bytes)
+    found = connection.execute(wanted.order_by(table.alias).limit(limit))
+    return [rows.alias_of(row, region) for row in found]
+
+
 def read_aliases(connection: Connection, region: str) -> Iterator[StoredAlias]:
-    """Read every alias, one after the other."""
+    """Read every alias, one after the other, and what is left of deleted ones."""
     for row in connection.execute(select(schema.aliases)):
         yield rows.alias_of(row, region)
 
@@ -236,7 +260,9 @@ def count_rows(connection: Connection) -> StoreCounts:
         except ValueError as exc:
             raise StoreDamagedError("a state of a key is damaged") from exc
     versions = connection.execute(select(func.count()).select_from(schema.key_versions))
-    aliases = connection.execute(select(func.count()).select_from(schema.aliases))
+    aliases = connection.execute(
+        select(func.count()).select_from(schema.aliases).where(schema.aliases.c.deleted == 0)
+    )
     return StoreCounts(by_state, versions.scalar_one(), aliases.scalar_one())
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import uuid
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row
@@ -12,6 +14,7 @@ from sqlalchemy import Row
 from strongroom.resource_names import AliasName
 from strongroom_server.domain.keys import (
     Alias,
+    Deletion,
     Key,
     KeyManager,
     KeySpec,
@@ -93,6 +96,8 @@ def to_key_row(key: Key, change_number: int) -> dict[str, object]:
         "change_number": change_number,
         "digest": digests.key_digest(key, change_number),
         "storage": key.storage.value,
+        **_end_columns(key.deletion, key.destroy_time),
+        "tags": _pack_tags(key.tags),
     }
 
 
@@ -106,17 +111,21 @@ def to_version_row(key_id: uuid.UUID, version: KeyVersion) -> dict[str, object]:
         "reserved_uses": version.reserved_uses,
         "wrapped_root": None if wrapped is None else wrapped.root,
         "wrapped": None if wrapped is None else wrapped.wrapped,
+        **_end_columns(version.deletion, version.destroy_time),
     }
 
 
-def to_alias_row(alias: Alias, change_number: int) -> dict[str, object]:
+def to_alias_row(alias: Alias, change_number: int, *, deleted: bool = False) -> dict[str, object]:
     """Return the row of table aliases."""
+    updated = alias.update_time
     return {
         "alias": alias.name.alias,
         "key_id": alias.key_id.bytes,
         "create_time": to_micros(alias.create_time),
         "change_number": change_number,
-        "digest": digests.alias_digest(alias, change_number),
+        "digest": digests.alias_digest(alias, change_number, deleted=deleted),
+        "update_time": None if updated is None else to_micros(updated),
+        "deleted": int(deleted),
     }
 
 
@@ -162,6 +171,8 @@ def version_of(row: Row[Any]) -> KeyVersion:
             from_micros(row.create_time),
             row.reserved_uses,
             None if root is None else WrappedMaterial(root, row.wrapped or b""),
+            _deletion_of(row),
+            _time_or_none(row.destroy_time),
         )
     except OverflowError as exc:
         raise StoreDamagedError("a row of key_versions is damaged: its time") from exc
@@ -188,12 +199,48 @@ def key_of(row: Row[Any], region: str, versions: tuple[KeyVersion, ...]) -> Stor
             policy=_policy_text(row.cedar),
             versions=versions,
             storage=KeyStorage(row.storage),
+            deletion=_deletion_of(row),
+            destroy_time=_time_or_none(row.destroy_time),
+            tags=_unpack_tags(row.tags),
         )
     except (ValueError, OverflowError) as exc:
         raise StoreDamagedError(f"key {row.key_id.hex()} is damaged: {exc}") from exc
     computed = digests.key_digest(key, row.change_number)
     check_digest(f"key {key.key_id}", stored=row.digest, computed=computed)
     return StoredKey(key, row.change_number)
+
+
+def _end_columns(deletion: Deletion | None, destroy_time: datetime | None) -> dict[str, object]:
+    return {
+        "deletion_time": None if deletion is None else to_micros(deletion.time),
+        "deletion_mark": None if deletion is None else deletion.mark,
+        "destroy_time": None if destroy_time is None else to_micros(destroy_time),
+    }
+
+
+def _deletion_of(row: Row[Any]) -> Deletion | None:
+    if row.deletion_time is None:
+        return None
+    return Deletion(from_micros(row.deletion_time), row.deletion_mark)
+
+
+def _time_or_none(micros: int | None) -> datetime | None:
+    return None if micros is None else from_micros(micros)
+
+
+def _pack_tags(tags: tuple[tuple[str, str], ...]) -> str | None:
+    if not tags:
+        return None
+    return json.dumps(dict(tags), ensure_ascii=False, separators=(",", ":"))
+
+
+def _unpack_tags(text: str | None) -> tuple[tuple[str, str], ...]:
+    if text is None:
+        return ()
+    members = json.loads(text)  # raises ValueError
+    if not isinstance(members, dict):
+        raise ValueError("its tags are no JSON object")  # noqa: TRY004 - damage, as told above
+    return tuple((str(name), str(value)) for name, value in members.items())
 
 
 def _policy_text(cedar: str | None) -> str:
@@ -209,12 +256,14 @@ def alias_of(row: Row[Any], region: str) -> StoredAlias:
             name=AliasName(region, row.alias),
             key_id=uuid.UUID(bytes=row.key_id),
             create_time=from_micros(row.create_time),
+            update_time=_time_or_none(row.update_time),
         )
     except (ValueError, OverflowError) as exc:
         raise StoreDamagedError(f"alias {row.alias} is damaged: {exc}") from exc
-    computed = digests.alias_digest(alias, row.change_number)
+    deleted = bool(row.deleted)
+    computed = digests.alias_digest(alias, row.change_number, deleted=deleted)
     check_digest(f"alias {row.alias}", stored=row.digest, computed=computed)
-    return StoredAlias(alias, row.change_number)
+    return StoredAlias(alias, row.change_number, deleted=deleted)
 
 
 def root_of(row: Row[Any], region: str) -> WrappingRoot:

@@ -3,6 +3,7 @@
     shard_meta      one row: whose database this is, and its counters
     keys            one row per key; policies and key_versions belong to it
     aliases         second names of keys
+    observed_time   none or one row: how long the shard has been looked after
     wrapping_roots  the roots that wrapped versions lie under
     request_ids     first answers to request ids
     outbox          audit records committed with their change, on their way to the spool
@@ -36,6 +37,7 @@ __all__ = [
     "key_versions",
     "keys",
     "metadata",
+    "observed_time",
     "outbox",
     "policies",
     "request_ids",
@@ -79,10 +81,19 @@ keys: Final = Table(
     Column("change_number", Integer, nullable=False),
     Column("digest", LargeBinary, nullable=False),
     Column("storage", Text, nullable=False, server_default=text("'RESIDENT'")),
+    # While a deletion waits: its time, and the count of `observed_time` before which it
+    # must not begin, NULL once it has begun.
+    Column("deletion_time", Integer),
+    Column("deletion_mark", Integer),
+    Column("destroy_time", Integer),
+    Column("tags", Text),  # a JSON object, members ascending; NULL for none
     CheckConstraint("length(key_id) = 16", name="keys_key_id_is_uuid"),
     Index("keys_by_change", "change_number"),
     Index("keys_by_age", "create_time", "key_id"),  # for pages of lists
     Index("keys_by_state", "state"),  # for counting
+    Index(
+        "keys_by_deletion", "deletion_time", sqlite_where=text("deletion_time IS NOT NULL")
+    ),  # for what is due
     sqlite_strict=True,
 )
 
@@ -106,6 +117,10 @@ key_versions: Final = Table(
             "(wrapped IS NULL) = (wrapped_root IS NULL)", name="key_versions_wrapped_has_root"
         ),
     ),
+    # As those of a key, for the version alone.
+    Column("deletion_time", Integer),
+    Column("deletion_mark", Integer),
+    Column("destroy_time", Integer),
     PrimaryKeyConstraint("key_id", "number"),
     # The number has 4 bytes in a ciphertext blob (docs/formats/ciphertext-blob-v1.md).
     CheckConstraint("number BETWEEN 1 AND 4294967295", name="key_versions_number_is_u32"),
@@ -118,6 +133,11 @@ key_versions: Final = Table(
         "key_versions_by_root",
         "wrapped_root",
         sqlite_where=text("wrapped_root IS NOT NULL"),
+    ),
+    Index(
+        "key_versions_by_deletion",
+        "deletion_time",
+        sqlite_where=text("deletion_time IS NOT NULL"),
     ),
     sqlite_strict=True,
 )
@@ -138,8 +158,23 @@ aliases: Final = Table(
     Column("create_time", Integer, nullable=False),
     Column("change_number", Integer, nullable=False),
     Column("digest", LargeBinary, nullable=False),
+    Column("update_time", Integer),
+    # A row stays when its alias is deleted: what other processes have in memory, they let
+    # go of by its change number.
+    Column("deleted", Integer, nullable=False, server_default=text("0")),
     Index("aliases_by_change", "change_number"),
     Index("aliases_by_key", "key_id"),
+    sqlite_strict=True,
+)
+
+observed_time: Final = Table(
+    "observed_time",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    # Seconds in which a server has looked after this shard (domain/deletion.py).
+    Column("seconds", Integer, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    CheckConstraint("id = 1", name="observed_time_has_one_row"),
     sqlite_strict=True,
 )
 

@@ -28,6 +28,7 @@ from strongroom_server.store import changes, opening, reading, version_changes
 from strongroom_server.store.checking import BackgroundCheck
 from strongroom_server.store.counting import RowCounter
 from strongroom_server.store.database import ShardDatabase
+from strongroom_server.store.deletion_store import DeletionStore
 from strongroom_server.store.following import Follower
 from strongroom_server.store.key_cache import DEFAULT_KEY_CACHE_KEYS, StoredAlias, StoredKey
 from strongroom_server.store.memory import ShardMemory
@@ -41,7 +42,7 @@ CHECK_BEFORE_START_BYTES: Final = 64 * 2**20
 """A database up to this size is checked as a whole before the start, in about a second."""
 
 
-class SqliteKeyStore:
+class SqliteKeyStore(DeletionStore):
     """Implements ports.KeyStore and ports.Outbox.
 
     Thread safety: used from one event loop.
@@ -56,7 +57,7 @@ class SqliteKeyStore:
         key_cache_keys: int,
         check: BackgroundCheck | None,
     ) -> None:
-        self._database = database
+        super().__init__(database)
         self._clock = clock
         self._memory = ShardMemory(database, limit=key_cache_keys, roots=loaded.roots)
         self._counter = RowCounter(database, loaded.counts)
@@ -196,18 +197,36 @@ class SqliteKeyStore:
         return alias
 
     async def list_keys(
-        self, *, after: tuple[datetime, uuid.UUID] | None, limit: int
+        self,
+        *,
+        after: tuple[datetime, uuid.UUID] | None,
+        limit: int,
+        newest_first: bool = False,
     ) -> Sequence[Key]:
-        """Return keys by ascending (create_time, key_id); they do not enter the cache."""
+        """Return keys by (create_time, key_id); they do not enter the cache."""
         self._ensure_current()
         region = self._database.region
         with self._database.answering():
             found = await self._database.reader.run(
                 lambda connection: reading.read_keys_after(
-                    connection, region, after=after, limit=limit
+                    connection, region, after=after, limit=limit, newest_first=newest_first
                 )
             )
         return [stored.key for stored in found]
+
+    async def list_aliases(
+        self, *, key_id: uuid.UUID | None, after: str, limit: int
+    ) -> Sequence[Alias]:
+        """Return aliases by name; they do not enter the cache."""
+        self._ensure_current()
+        region = self._database.region
+        with self._database.answering():
+            found = await self._database.reader.run(
+                lambda connection: reading.read_aliases_after(
+                    connection, region, key_id=key_id, after=after, limit=limit
+                )
+            )
+        return [stored.alias for stored in found]
 
     async def list_roots(self) -> Sequence[WrappingRoot]:
         """Return the wrapping roots; from memory until one changes."""
@@ -262,7 +281,7 @@ class SqliteKeyStore:
         with self._database.answering():
             outbox_id, _ = await self._database.writer.run(
                 lambda connection: changes.apply_mutation(connection, region, mutation, now=now),
-                then=lambda result: self._put(result[1]),
+                then=lambda result: self._put(mutation, result[1]),
             )
         return outbox_id
 
@@ -313,9 +332,10 @@ class SqliteKeyStore:
         if changed.keys or changed.aliases or not changed.is_complete:
             self._counter.outdate()
 
-    def _put(self, stored: StoredKey | StoredAlias | None) -> None:
-        self._memory.put(stored)
-        self._counter.outdate()
+    def _put(self, mutation: Mutation, stored: StoredKey | StoredAlias | None) -> None:
+        if mutation.change is not None:
+            self._memory.put(stored)
+            self._counter.outdate()
 
     def _ensure_current(self) -> None:
         self._database.ensure_whole()
