@@ -21,6 +21,7 @@ __all__ = [
     "CiphertextInvalidError",
     "EtagMismatchError",
     "FieldViolation",
+    "GrantNotFoundError",
     "HsmUnavailableError",
     "InternalError",
     "KeyDisabledError",
@@ -29,6 +30,7 @@ __all__ = [
     "KeySpecUnsupportedError",
     "KeyStateInvalidError",
     "KeyUsageMismatchError",
+    "LimitExceededError",
     "MacInvalidError",
     "OverloadedError",
     "PeerUnauthenticatedError",
@@ -57,6 +59,7 @@ class Reason(enum.StrEnum):
     MAC_INVALID = "MAC_INVALID"
     POLICY_INVALID = "POLICY_INVALID"
     KEY_NOT_FOUND = "KEY_NOT_FOUND"
+    GRANT_NOT_FOUND = "GRANT_NOT_FOUND"
     ALIAS_EXISTS = "ALIAS_EXISTS"
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
     KEY_DISABLED = "KEY_DISABLED"
@@ -64,6 +67,7 @@ class Reason(enum.StrEnum):
     KEY_SPEC_UNSUPPORTED = "KEY_SPEC_UNSUPPORTED"
     KEY_STATE_INVALID = "KEY_STATE_INVALID"
     KEY_USAGE_MISMATCH = "KEY_USAGE_MISMATCH"
+    LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
     WRONG_REGION = "WRONG_REGION"
     POLICY_DENIED = "POLICY_DENIED"
     PEER_UNAUTHENTICATED = "PEER_UNAUTHENTICATED"
@@ -173,6 +177,21 @@ class KeyNotFoundError(StrongroomError):
         )
         self.hidden = hidden
         self.policy_id = policy_id
+
+
+class GrantNotFoundError(StrongroomError):
+    """There is no such grant, any more or for this caller: the same answer for all."""
+
+    reason = Reason.GRANT_NOT_FOUND
+
+    def __init__(self, name: str):
+        super().__init__(f"no grant {name}, or it is not for you to end")
+
+
+class LimitExceededError(StrongroomError):
+    """There are as many of something as there may be; waiting does not help."""
+
+    reason = Reason.LIMIT_EXCEEDED
 
 
 class AliasExistsError(StrongroomError):

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -101,7 +102,7 @@ class _Handlers(grpc.GenericRpcHandler):
         service, _, method = handler_call_details.method.removeprefix("/").rpartition("/")
         if service != SERVICE.full_name or method not in SERVICE.methods_by_name:
             return None
-        request_type = getattr(rpc, SERVICE.methods_by_name[method].input_type.name)
+        request_type = GetMessageClass(SERVICE.methods_by_name[method].input_type)
 
         def unary(request: Message, context: grpc.ServicerContext) -> Message:
             return self.answer(self.region, method, request, context)

@@ -27,6 +27,7 @@ __all__ = [
     "EtagMismatchError",
     "FieldViolation",
     "ForkDetectedError",
+    "GrantNotFoundError",
     "HsmUnavailableError",
     "InternalError",
     "KeyDisabledError",
@@ -34,6 +35,7 @@ __all__ = [
     "KeyNotFoundError",
     "KeySpecUnsupportedError",
     "KeyUsageMismatchError",
+    "LimitExceededError",
     "MacInvalidError",
     "NoEndpointError",
     "OptionsError",
@@ -174,6 +176,20 @@ class RecordArchivedError(StrongroomError):
     """The record was moved from the audit log to its archive."""
 
     reason = "RECORD_ARCHIVED"
+    default_code = "FAILED_PRECONDITION"
+
+
+class GrantNotFoundError(StrongroomError):
+    """There is no such grant (any more), or it is not for you to end."""
+
+    reason = "GRANT_NOT_FOUND"
+    default_code = "NOT_FOUND"
+
+
+class LimitExceededError(StrongroomError):
+    """There are as many of something as there may be; waiting does not help."""
+
+    reason = "LIMIT_EXCEEDED"
     default_code = "FAILED_PRECONDITION"
 
 
@@ -386,6 +402,8 @@ _BY_REASON: Final[Mapping[str, type[StrongroomError]]] = MappingProxyType(
             KeyNotFoundError,
             KeySpecUnsupportedError,
             KeyUsageMismatchError,
+            GrantNotFoundError,
+            LimitExceededError,
             MacInvalidError,
             OverloadedError,
             PeerUnauthenticatedError,

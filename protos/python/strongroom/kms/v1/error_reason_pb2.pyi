@@ -82,6 +82,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED: the caller asks for more than it may; ErrorInfo's metadata has `limit` (`data`, `control`, `create`
     or `key`) and `rate`, RetryInfo says when to come back.
     """
+    ERROR_REASON_GRANT_NOT_FOUND: _ErrorReason.ValueType  # 50
+    """NOT_FOUND: no such grant (any more)."""
+    ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 51
+    """FAILED_PRECONDITION: there are as many of these as there may be."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. ErrorInfo.reason carries the name without the prefix `ERROR_REASON_`."""
@@ -146,4 +150,8 @@ ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 40
 """RESOURCE_EXHAUSTED: the caller asks for more than it may; ErrorInfo's metadata has `limit` (`data`, `control`, `create`
 or `key`) and `rate`, RetryInfo says when to come back.
 """
+ERROR_REASON_GRANT_NOT_FOUND: ErrorReason.ValueType  # 50
+"""NOT_FOUND: no such grant (any more)."""
+ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 51
+"""FAILED_PRECONDITION: there are as many of these as there may be."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

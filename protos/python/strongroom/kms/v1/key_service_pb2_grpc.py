@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from strongroom.kms.v1 import key_service_pb2 as strongroom_dot_kms_dot_v1_dot_key__service__pb2
+from strongroom.kms.v1 import permission_calls_pb2 as strongroom_dot_kms_dot_v1_dot_permission__calls__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
@@ -130,6 +131,51 @@ class KeyServiceStub(object):
                 '/strongroom.kms.v1.KeyService/UntagResource',
                 request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UntagResourceRequest.SerializeToString,
                 response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UntagResourceResponse.FromString,
+                _registered_method=True)
+        self.GetKeyPolicy = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/GetKeyPolicy',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.GetKeyPolicyRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.GetKeyPolicyResponse.FromString,
+                _registered_method=True)
+        self.PutKeyPolicy = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/PutKeyPolicy',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.PutKeyPolicyRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.PutKeyPolicyResponse.FromString,
+                _registered_method=True)
+        self.ListKeyPolicyRevisions = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/ListKeyPolicyRevisions',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ListKeyPolicyRevisionsRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ListKeyPolicyRevisionsResponse.FromString,
+                _registered_method=True)
+        self.ExplainAccess = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/ExplainAccess',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ExplainAccessRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ExplainAccessResponse.FromString,
+                _registered_method=True)
+        self.CreateGrant = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/CreateGrant',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.CreateGrantRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.CreateGrantResponse.FromString,
+                _registered_method=True)
+        self.ListGrants = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/ListGrants',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ListGrantsRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ListGrantsResponse.FromString,
+                _registered_method=True)
+        self.ListRetirableGrants = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/ListRetirableGrants',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ListRetirableGrantsRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ListRetirableGrantsResponse.FromString,
+                _registered_method=True)
+        self.RetireGrant = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/RetireGrant',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.RetireGrantRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.RetireGrantResponse.FromString,
+                _registered_method=True)
+        self.RevokeGrant = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/RevokeGrant',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.RevokeGrantRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.RevokeGrantResponse.FromString,
                 _registered_method=True)
         self.Encrypt = channel.unary_unary(
                 '/strongroom.kms.v1.KeyService/Encrypt',
@@ -341,6 +387,69 @@ class KeyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetKeyPolicy(self, request, context):
+        """Returns the policy of a key, or one that it had.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutKeyPolicy(self, request, context):
+        """Gives a key another policy; the ones before are kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListKeyPolicyRevisions(self, request, context):
+        """Lists the policies that a key has had: who put them, when, and which text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainAccess(self, request, context):
+        """Says whether a principal may do something with a key, what decides that, and why the rest does not apply.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateGrant(self, request, context):
+        """Lets a principal use a key, beside the key's policy.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGrants(self, request, context):
+        """Lists the grants of a key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRetirableGrants(self, request, context):
+        """Lists the grants of a shard that name the caller as retiring principal.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireGrant(self, request, context):
+        """Ends a grant, by its retiring principal, or by its grantee when the grant allows that.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeGrant(self, request, context):
+        """Ends a grant, by who may manage the key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Encrypt(self, request, context):
         """Encrypts up to 4,096 bytes inside the HSM.
         """
@@ -536,6 +645,51 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.UntagResource,
                     request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UntagResourceRequest.FromString,
                     response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UntagResourceResponse.SerializeToString,
+            ),
+            'GetKeyPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKeyPolicy,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.GetKeyPolicyRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.GetKeyPolicyResponse.SerializeToString,
+            ),
+            'PutKeyPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutKeyPolicy,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.PutKeyPolicyRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.PutKeyPolicyResponse.SerializeToString,
+            ),
+            'ListKeyPolicyRevisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeyPolicyRevisions,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ListKeyPolicyRevisionsRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ListKeyPolicyRevisionsResponse.SerializeToString,
+            ),
+            'ExplainAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainAccess,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ExplainAccessRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ExplainAccessResponse.SerializeToString,
+            ),
+            'CreateGrant': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateGrant,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.CreateGrantRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.CreateGrantResponse.SerializeToString,
+            ),
+            'ListGrants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGrants,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ListGrantsRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ListGrantsResponse.SerializeToString,
+            ),
+            'ListRetirableGrants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRetirableGrants,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ListRetirableGrantsRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ListRetirableGrantsResponse.SerializeToString,
+            ),
+            'RetireGrant': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireGrant,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.RetireGrantRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.RetireGrantResponse.SerializeToString,
+            ),
+            'RevokeGrant': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeGrant,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.RevokeGrantRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.RevokeGrantResponse.SerializeToString,
             ),
             'Encrypt': grpc.unary_unary_rpc_method_handler(
                     servicer.Encrypt,
@@ -1123,6 +1277,249 @@ class KeyService(object):
             '/strongroom.kms.v1.KeyService/UntagResource',
             strongroom_dot_kms_dot_v1_dot_key__service__pb2.UntagResourceRequest.SerializeToString,
             strongroom_dot_kms_dot_v1_dot_key__service__pb2.UntagResourceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetKeyPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/GetKeyPolicy',
+            strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.GetKeyPolicyRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.GetKeyPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutKeyPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/PutKeyPolicy',
+            strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.PutKeyPolicyRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.PutKeyPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKeyPolicyRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/ListKeyPolicyRevisions',
+            strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ListKeyPolicyRevisionsRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ListKeyPolicyRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/ExplainAccess',
+            strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ExplainAccessRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ExplainAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateGrant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/CreateGrant',
+            strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.CreateGrantRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.CreateGrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGrants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/ListGrants',
+            strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ListGrantsRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ListGrantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRetirableGrants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/ListRetirableGrants',
+            strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ListRetirableGrantsRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.ListRetirableGrantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireGrant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/RetireGrant',
+            strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.RetireGrantRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.RetireGrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeGrant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/RevokeGrant',
+            strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.RevokeGrantRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_permission__calls__pb2.RevokeGrantResponse.FromString,
             options,
             channel_credentials,
             insecure,

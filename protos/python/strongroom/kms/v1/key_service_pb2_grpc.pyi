@@ -6,6 +6,7 @@ The verbs of the key management service."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from strongroom.kms.v1 import key_service_pb2 as _key_service_pb2
+from strongroom.kms.v1 import permission_calls_pb2 as _permission_calls_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -73,6 +74,24 @@ class KeyServiceStub:
     """Adds tags to a key; a tag that is there gets the new value."""
     UntagResource: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.UntagResourceRequest, _key_service_pb2.UntagResourceResponse]
     """Takes tags off a key; one that is not there is no error."""
+    GetKeyPolicy: _grpc.UnaryUnaryMultiCallable[_permission_calls_pb2.GetKeyPolicyRequest, _permission_calls_pb2.GetKeyPolicyResponse]
+    """Returns the policy of a key, or one that it had."""
+    PutKeyPolicy: _grpc.UnaryUnaryMultiCallable[_permission_calls_pb2.PutKeyPolicyRequest, _permission_calls_pb2.PutKeyPolicyResponse]
+    """Gives a key another policy; the ones before are kept."""
+    ListKeyPolicyRevisions: _grpc.UnaryUnaryMultiCallable[_permission_calls_pb2.ListKeyPolicyRevisionsRequest, _permission_calls_pb2.ListKeyPolicyRevisionsResponse]
+    """Lists the policies that a key has had: who put them, when, and which text."""
+    ExplainAccess: _grpc.UnaryUnaryMultiCallable[_permission_calls_pb2.ExplainAccessRequest, _permission_calls_pb2.ExplainAccessResponse]
+    """Says whether a principal may do something with a key, what decides that, and why the rest does not apply."""
+    CreateGrant: _grpc.UnaryUnaryMultiCallable[_permission_calls_pb2.CreateGrantRequest, _permission_calls_pb2.CreateGrantResponse]
+    """Lets a principal use a key, beside the key's policy."""
+    ListGrants: _grpc.UnaryUnaryMultiCallable[_permission_calls_pb2.ListGrantsRequest, _permission_calls_pb2.ListGrantsResponse]
+    """Lists the grants of a key."""
+    ListRetirableGrants: _grpc.UnaryUnaryMultiCallable[_permission_calls_pb2.ListRetirableGrantsRequest, _permission_calls_pb2.ListRetirableGrantsResponse]
+    """Lists the grants of a shard that name the caller as retiring principal."""
+    RetireGrant: _grpc.UnaryUnaryMultiCallable[_permission_calls_pb2.RetireGrantRequest, _permission_calls_pb2.RetireGrantResponse]
+    """Ends a grant, by its retiring principal, or by its grantee when the grant allows that."""
+    RevokeGrant: _grpc.UnaryUnaryMultiCallable[_permission_calls_pb2.RevokeGrantRequest, _permission_calls_pb2.RevokeGrantResponse]
+    """Ends a grant, by who may manage the key."""
     Encrypt: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.EncryptRequest, _key_service_pb2.EncryptResponse]
     """Encrypts up to 4,096 bytes inside the HSM."""
     Decrypt: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.DecryptRequest, _key_service_pb2.DecryptResponse]
@@ -147,6 +166,24 @@ class KeyServiceAsyncStub(KeyServiceStub):
     """Adds tags to a key; a tag that is there gets the new value."""
     UntagResource: _aio.UnaryUnaryMultiCallable[_key_service_pb2.UntagResourceRequest, _key_service_pb2.UntagResourceResponse]  # type: ignore[assignment]
     """Takes tags off a key; one that is not there is no error."""
+    GetKeyPolicy: _aio.UnaryUnaryMultiCallable[_permission_calls_pb2.GetKeyPolicyRequest, _permission_calls_pb2.GetKeyPolicyResponse]  # type: ignore[assignment]
+    """Returns the policy of a key, or one that it had."""
+    PutKeyPolicy: _aio.UnaryUnaryMultiCallable[_permission_calls_pb2.PutKeyPolicyRequest, _permission_calls_pb2.PutKeyPolicyResponse]  # type: ignore[assignment]
+    """Gives a key another policy; the ones before are kept."""
+    ListKeyPolicyRevisions: _aio.UnaryUnaryMultiCallable[_permission_calls_pb2.ListKeyPolicyRevisionsRequest, _permission_calls_pb2.ListKeyPolicyRevisionsResponse]  # type: ignore[assignment]
+    """Lists the policies that a key has had: who put them, when, and which text."""
+    ExplainAccess: _aio.UnaryUnaryMultiCallable[_permission_calls_pb2.ExplainAccessRequest, _permission_calls_pb2.ExplainAccessResponse]  # type: ignore[assignment]
+    """Says whether a principal may do something with a key, what decides that, and why the rest does not apply."""
+    CreateGrant: _aio.UnaryUnaryMultiCallable[_permission_calls_pb2.CreateGrantRequest, _permission_calls_pb2.CreateGrantResponse]  # type: ignore[assignment]
+    """Lets a principal use a key, beside the key's policy."""
+    ListGrants: _aio.UnaryUnaryMultiCallable[_permission_calls_pb2.ListGrantsRequest, _permission_calls_pb2.ListGrantsResponse]  # type: ignore[assignment]
+    """Lists the grants of a key."""
+    ListRetirableGrants: _aio.UnaryUnaryMultiCallable[_permission_calls_pb2.ListRetirableGrantsRequest, _permission_calls_pb2.ListRetirableGrantsResponse]  # type: ignore[assignment]
+    """Lists the grants of a shard that name the caller as retiring principal."""
+    RetireGrant: _aio.UnaryUnaryMultiCallable[_permission_calls_pb2.RetireGrantRequest, _permission_calls_pb2.RetireGrantResponse]  # type: ignore[assignment]
+    """Ends a grant, by its retiring principal, or by its grantee when the grant allows that."""
+    RevokeGrant: _aio.UnaryUnaryMultiCallable[_permission_calls_pb2.RevokeGrantRequest, _permission_calls_pb2.RevokeGrantResponse]  # type: ignore[assignment]
+    """Ends a grant, by who may manage the key."""
     Encrypt: _aio.UnaryUnaryMultiCallable[_key_service_pb2.EncryptRequest, _key_service_pb2.EncryptResponse]  # type: ignore[assignment]
     """Encrypts up to 4,096 bytes inside the HSM."""
     Decrypt: _aio.UnaryUnaryMultiCallable[_key_service_pb2.DecryptRequest, _key_service_pb2.DecryptResponse]  # type: ignore[assignment]
@@ -332,6 +369,78 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.UntagResourceResponse, _abc.Awaitable[_key_service_pb2.UntagResourceResponse]]:
         """Takes tags off a key; one that is not there is no error."""
+
+    @_abc_1.abstractmethod
+    def GetKeyPolicy(
+        self,
+        request: _permission_calls_pb2.GetKeyPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_permission_calls_pb2.GetKeyPolicyResponse, _abc.Awaitable[_permission_calls_pb2.GetKeyPolicyResponse]]:
+        """Returns the policy of a key, or one that it had."""
+
+    @_abc_1.abstractmethod
+    def PutKeyPolicy(
+        self,
+        request: _permission_calls_pb2.PutKeyPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_permission_calls_pb2.PutKeyPolicyResponse, _abc.Awaitable[_permission_calls_pb2.PutKeyPolicyResponse]]:
+        """Gives a key another policy; the ones before are kept."""
+
+    @_abc_1.abstractmethod
+    def ListKeyPolicyRevisions(
+        self,
+        request: _permission_calls_pb2.ListKeyPolicyRevisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_permission_calls_pb2.ListKeyPolicyRevisionsResponse, _abc.Awaitable[_permission_calls_pb2.ListKeyPolicyRevisionsResponse]]:
+        """Lists the policies that a key has had: who put them, when, and which text."""
+
+    @_abc_1.abstractmethod
+    def ExplainAccess(
+        self,
+        request: _permission_calls_pb2.ExplainAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_permission_calls_pb2.ExplainAccessResponse, _abc.Awaitable[_permission_calls_pb2.ExplainAccessResponse]]:
+        """Says whether a principal may do something with a key, what decides that, and why the rest does not apply."""
+
+    @_abc_1.abstractmethod
+    def CreateGrant(
+        self,
+        request: _permission_calls_pb2.CreateGrantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_permission_calls_pb2.CreateGrantResponse, _abc.Awaitable[_permission_calls_pb2.CreateGrantResponse]]:
+        """Lets a principal use a key, beside the key's policy."""
+
+    @_abc_1.abstractmethod
+    def ListGrants(
+        self,
+        request: _permission_calls_pb2.ListGrantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_permission_calls_pb2.ListGrantsResponse, _abc.Awaitable[_permission_calls_pb2.ListGrantsResponse]]:
+        """Lists the grants of a key."""
+
+    @_abc_1.abstractmethod
+    def ListRetirableGrants(
+        self,
+        request: _permission_calls_pb2.ListRetirableGrantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_permission_calls_pb2.ListRetirableGrantsResponse, _abc.Awaitable[_permission_calls_pb2.ListRetirableGrantsResponse]]:
+        """Lists the grants of a shard that name the caller as retiring principal."""
+
+    @_abc_1.abstractmethod
+    def RetireGrant(
+        self,
+        request: _permission_calls_pb2.RetireGrantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_permission_calls_pb2.RetireGrantResponse, _abc.Awaitable[_permission_calls_pb2.RetireGrantResponse]]:
+        """Ends a grant, by its retiring principal, or by its grantee when the grant allows that."""
+
+    @_abc_1.abstractmethod
+    def RevokeGrant(
+        self,
+        request: _permission_calls_pb2.RevokeGrantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_permission_calls_pb2.RevokeGrantResponse, _abc.Awaitable[_permission_calls_pb2.RevokeGrantResponse]]:
+        """Ends a grant, by who may manage the key."""
 
     @_abc_1.abstractmethod
     def Encrypt(
