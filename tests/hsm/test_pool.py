@@ -24,6 +24,7 @@ from strongroom_server.errors import (
 )
 from strongroom_server.hsm.pool import SessionPool
 from strongroom_server.hsm.wire import WireError
+from strongroom_server.services.caller import PRINCIPAL
 
 pytestmark = pytest.mark.hsm
 
@@ -221,17 +222,41 @@ async def test_cancelled_callers_are_forgotten(token: TestToken) -> None:
 
 
 async def test_queue_is_bounded(token: TestToken) -> None:
-    """More operations than may wait are refused at once, the others are answered."""
+    """More than a caller's share of the places is refused at once, and another finds room."""
     async with running_pool(token.with_settings(sessions=1, max_queued=50)) as pool:
         ref = await create_key(pool)
-        results = await asyncio.gather(
-            *(pool.encrypt(ref, b"x", AAD, deadline=in_seconds()) for _ in range(120)),
-            return_exceptions=True,
-        )
-        assert [isinstance(result, OverloadedError) for result in results] == [False] * 50 + [
-            True
-        ] * 70
+        calls = [_encrypt_for("flood", pool, ref) for _ in range(120)]
+        calls.append(_encrypt_for("light", pool, ref))
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [isinstance(result, OverloadedError) for result in results]
+        assert refused == [False] * 38 + [True] * 82 + [False]
         assert await pool.encrypt(ref, b"x", AAD, deadline=in_seconds())
+
+
+async def test_callers_take_turns(token: TestToken) -> None:
+    """A caller with one operation is served before nearly all that another has queued."""
+    async with running_pool(token.with_settings(sessions=1)) as pool:
+        ref = await create_key(pool)
+        ended: list[str] = []
+
+        async def call(who: str) -> None:
+            await _encrypt_for(who, pool, ref)
+            ended.append(who)
+
+        flood = [asyncio.create_task(call("flood")) for _ in range(400)]
+        await asyncio.sleep(0)
+        await asyncio.gather(call("light"), *flood)
+        # Before it: two batches that were sent already, and one turn of the other.
+        assert ended.index("light") <= 3 * 64
+        assert len(ended) == 401
+
+
+async def _encrypt_for(who: str, pool: SessionPool, ref: KeyMaterial) -> bytes:
+    async def encrypt() -> bytes:
+        PRINCIPAL.set(who)
+        return await pool.encrypt(ref, b"x", AAD, deadline=in_seconds())
+
+    return await asyncio.create_task(encrypt())  # a task has a context of its own
 
 
 async def test_creations_beside_load(token: TestToken) -> None:

@@ -9,13 +9,12 @@ the key spills to the one with least to do. All other operations go there anyway
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
 
 from strongroom_server.hsm.worker_process import PendingOperation, WorkerProcess
 
-__all__ = ["preferred_worker", "share_out"]
+__all__ = ["Waiting", "preferred_worker", "share_out"]
 
 _SPILL_AFTER: Final = 8
 """Operations that a worker may have more than the least busy one before its keys spill."""
@@ -26,8 +25,24 @@ batches' time, and no longer, for a worker that hangs must not hold up its keys.
 Batches = dict[WorkerProcess, list[PendingOperation]]
 
 
+class Waiting(Protocol):
+    """As much of a queue as is needed here; a deque will do."""
+
+    def __len__(self) -> int:
+        """Return how many wait."""
+        ...
+
+    def popleft(self) -> PendingOperation:
+        """Take the next one off."""
+        ...
+
+    def extendleft(self, iterable: Iterable[PendingOperation], /) -> None:
+        """Put some back in front, the last one first."""
+        ...
+
+
 def share_out(
-    queue: deque[PendingOperation],
+    queue: Waiting,
     workers: Sequence[WorkerProcess],
     limit: int,
     now: float,
@@ -35,7 +50,7 @@ def share_out(
     """Take operations off the queue, for the workers that have room.
 
     Args:
-        queue: Those that wait, first come first; what is left in it keeps its order.
+        queue: Those that wait; what is left in it keeps its order.
         workers: All that serve.
         limit: Operations of one batch.
         now: CLOCK_MONOTONIC, in seconds.
@@ -47,7 +62,7 @@ def share_out(
     batches: Batches = {worker: [] for worker in workers if worker.has_room}
     given_up: list[PendingOperation] = []
     kept: list[PendingOperation] = []
-    while queue and batches:
+    while len(queue) and batches:
         least = _least_busy(batches, limit)
         if least is None:
             break

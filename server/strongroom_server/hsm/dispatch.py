@@ -6,13 +6,12 @@
 Operations of one event-loop turn are sent together, and those that arrive while all
 workers are busy go with the next batch: under load batches grow, and the cost per
 operation falls. The queue belongs to the dispatcher and not to a worker, so that a worker
-that hangs holds up only what it has been sent.
+that hangs holds up only what it has been sent; callers take turns in it (`waiting`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +21,7 @@ from strongroom_server.hsm.affinity import share_out
 from strongroom_server.hsm.answers import error_for
 from strongroom_server.hsm.breaker import BreakerState
 from strongroom_server.hsm.observer import PoolObserver
+from strongroom_server.hsm.waiting import WaitingOperations
 from strongroom_server.hsm.wire import (
     MAX_BATCH,
     NO_KEY,
@@ -38,10 +38,12 @@ from strongroom_server.hsm.worker_process import (
 )
 from strongroom_server.hsm.workforce import Workforce
 from strongroom_server.ports import Clock
+from strongroom_server.services.caller import PRINCIPAL
 
 __all__ = ["Dispatcher", "WorkerLostError"]
 
-_BATCH_SECONDS: Final = 0.1  # a batch of a slow HSM must not look like a hung worker
+_BATCH_SECONDS: Final = 0.002
+"""Who comes next waits for one batch at most: with a slow HSM a batch is one operation."""
 _NAMES: Final = {int(operation): operation.name.lower() for operation in Operation}
 
 
@@ -63,8 +65,7 @@ class Dispatcher:
         self._region = region
         self._clock = clock
         self._observer = observer
-        self._max_queued = settings.max_queued * settings.sessions
-        self._queue: deque[PendingOperation] = deque()
+        self._queue = WaitingOperations(settings.max_queued * settings.sessions)
         self._waiting: dict[int, PendingOperation] = {}
         self._flush_is_due = False
         self._last_id = 0
@@ -98,7 +99,8 @@ class Dispatcher:
         """Answer everybody who still waits; the workers are gone."""
         for operation in list(self._waiting.values()):
             self._fail(operation, self.unavailable(), category="fault")
-        self._queue.clear()
+        while len(self._queue):
+            self._queue.popleft()
         if self._expiry:
             self._expiry[1].cancel()
             self._expiry = None
@@ -127,7 +129,8 @@ class Dispatcher:
             raise self.unavailable()
         if deadline <= self._clock.monotonic():
             raise HsmUnavailableError(self._region, "the deadline has passed")
-        if len(self._queue) >= self._max_queued:
+        flow = PRINCIPAL.get()
+        if not self._queue.has_room(flow):
             self._observer.operation(operation.name.lower(), 0.0, "overloaded")
             raise OverloadedError(
                 f"region {self._region}: too many operations wait for the HSM",
@@ -139,6 +142,7 @@ class Dispatcher:
         pending = self._make(
             Request(self._next_id(), operation, deadline, number, data, aad, aad2, key, key2),
             bound=False,
+            flow=flow,
         )
         if breaker.state is not BreakerState.CLOSED:  # it is the probe
             pending.future.add_done_callback(lambda _: breaker.release())
@@ -173,9 +177,9 @@ class Dispatcher:
         self._last_id = (self._last_id + 1) % 2**31  # the other half is the watch's
         return self._last_id
 
-    def _make(self, request: Request, *, bound: bool) -> PendingOperation:
+    def _make(self, request: Request, *, bound: bool, flow: str = "") -> PendingOperation:
         loop = asyncio.get_running_loop()
-        pending = PendingOperation(request, loop.create_future(), bound=bound)
+        pending = PendingOperation(request, loop.create_future(), bound=bound, flow=flow)
         self._waiting[request.id] = pending
         # One timer, for the earliest deadline: callers mostly come with later and later
         # ones, so it is set once per deadline's length and not once per operation.
@@ -194,7 +198,7 @@ class Dispatcher:
         limit = MAX_BATCH
         if self._seconds_per_operation:
             limit = max(1, min(MAX_BATCH, int(_BATCH_SECONDS / self._seconds_per_operation)))
-        while queue:
+        while len(queue):
             batches, given_up = share_out(queue, self.workforce.workers, limit, now)
             for pending in given_up:
                 self._waiting.pop(pending.request.id, None)
@@ -235,6 +239,7 @@ class Dispatcher:
             self._waiting.pop(pending.request.id, None)
             spent += answer.microseconds
             if answer.status != Status.EXPIRED and pending.request.operation != Operation.PING:
+                self._queue.took(pending.request, answer.microseconds)
                 # Whatever it said of the ciphertext or the key: the HSM itself has answered.
                 self.workforce.breaker.success()
             if pending.future.done():
@@ -252,7 +257,7 @@ class Dispatcher:
         if answered:
             recent = spent / len(answered) / 1e6
             self._seconds_per_operation += (recent - self._seconds_per_operation) / 4
-        if self._queue:
+        if len(self._queue):
             self._flush()
 
     def on_worn(self, worker: WorkerProcess) -> None:
@@ -278,7 +283,7 @@ class Dispatcher:
                 again.append(pending)
         self._queue.extendleft(reversed(again))
         if not self.workforce.workers or not self.workforce.breaker.is_ready:
-            while self._queue:
+            while len(self._queue):
                 self._fail(self._queue.popleft(), self.unavailable(), category="fault")
         else:
             self._flush()

@@ -27,6 +27,9 @@ __all__ = ["PendingOperation", "SessionPoolSettings", "WorkerOwner", "WorkerProc
 _SLOW_SECONDS: Final = 30.0  # RSA 4096 on a slow HSM
 START_SECONDS: Final = 30.0  # thousands of keys are read and checked at a start
 _MAX_FRAMES: Final = 2  # one at work, one waiting in the socket: no idle turn between
+_SLOW_MICROSECONDS: Final = 1000
+"""From here on an idle turn between two frames costs less than it would cost to let an
+operation, whose turn it is next, wait behind one that was sent ahead."""
 _REAP_SECONDS: Final = 3.0
 _RSA_SPECS: Final = frozenset(
     number for spec, number in SPEC_NUMBERS.items() if spec.name.startswith("RSA")
@@ -71,15 +74,20 @@ class PendingOperation:
 
     `request.id` is unique in the pool. `bound` operations belong to the worker they
     were sent to and are not tried elsewhere. `kept_since` is when one began to wait for
-    the worker that it prefers (`affinity`).
+    the worker that it prefers (`affinity`). `flow` is whose turn it takes and `cost` what
+    it is expected to take, in microseconds (`waiting`).
     """
 
-    __slots__ = ("bound", "future", "kept_since", "request", "retried")
+    __slots__ = ("bound", "cost", "flow", "future", "kept_since", "request", "retried")
 
-    def __init__(self, request: Request, future: asyncio.Future[Answer], *, bound: bool):
+    def __init__(
+        self, request: Request, future: asyncio.Future[Answer], *, bound: bool, flow: str = ""
+    ):
         self.request = request
         self.future = future
         self.bound = bound
+        self.flow = flow
+        self.cost = 0
         self.retried = False
         self.kept_since = 0.0
 
@@ -121,6 +129,7 @@ class WorkerProcess(asyncio.Protocol):
         self._lost = False
         self._worn = False
         self._slow = 0
+        self._microseconds = 0.0
         self._finishing = False
         self.report: asyncio.Future[Report] = loop.create_future()
         self.ended: asyncio.Future[str] = loop.create_future()
@@ -144,7 +153,8 @@ class WorkerProcess(asyncio.Protocol):
     @property
     def has_room(self) -> bool:
         """Whether it can be sent a batch: it has few, and none that takes long."""
-        return len(self._sent) < _MAX_FRAMES and not self._slow
+        frames = _MAX_FRAMES if self._microseconds < _SLOW_MICROSECONDS else 1
+        return len(self._sent) < frames and not self._slow
 
     def send(self, operations: list[PendingOperation], *, now: float) -> None:
         """Send one batch, 1 to 64 operations."""
@@ -272,6 +282,7 @@ class WorkerProcess(asyncio.Protocol):
                 del self._in_flight[answer.id]
                 self._slow -= is_slow(operation.request)
                 answered.append((operation, answer))
+                self._microseconds += (answer.microseconds - self._microseconds) / 8
         if fault:
             self.lose(f"fault: {fault}")  # those answered FAULT are still in flight
         self._owner.on_answers(self, answered)
