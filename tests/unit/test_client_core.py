@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from strongroom_client import (
     ArgumentInvalidError,
     AsyncKmsClient,
     ChecksumMismatchError,
+    ClientOptions,
     DeadlineExceededError,
+    Endpoint,
     EnvelopeClient,
     EnvelopeInvalidError,
     HsmUnavailableError,
@@ -25,14 +28,18 @@ from strongroom_client import (
     NoEndpointError,
     OverloadedError,
     PolicyDeniedError,
+    QuotaExceededError,
     ResponseInvalidError,
     ShardUnavailableError,
     StrongroomError,
+    TlsFiles,
     UnreachableError,
 )
 from strongroom_client._core import Call, Reply
 from strongroom_client._drivers import AsyncDriver, Driver, Limits
 from strongroom_client.testing import FakeKms
+
+TLS_FILES = TlsFiles(Path("cert"), Path("key"), Path("ca"))
 
 
 def _longest(low: float, high: float) -> float:
@@ -51,11 +58,14 @@ class Scripted:
         self.sleeps: list[float] = []
         self.now = 1000.0
         self.call_seconds = 0.0
+        self.before: Callable[[], None] | None = None
 
     def call(self, call: Call, *, timeout_seconds: float) -> Reply:
         self.calls.append(call)
         self.timeouts.append(timeout_seconds)
         self.now += self.call_seconds
+        if self.before is not None:
+            self.before()
         reply = self.fake.answer(call.region, call.method, call.request)
         if self.alter is not None:
             self.alter(reply.message, len(self.calls))
@@ -91,6 +101,7 @@ def fake() -> FakeKms:
         ShardUnavailableError("x"),
         UnreachableError("x"),
         OverloadedError("x"),
+        QuotaExceededError("x"),
     ],
 )
 def test_what_may_work_again_is_tried_again(fake: FakeKms, error: StrongroomError) -> None:
@@ -131,19 +142,46 @@ def test_the_deadline_covers_every_attempt(fake: FakeKms) -> None:
     fake.fail_next("eu-1", HsmUnavailableError("x"), times=9)
     with pytest.raises(HsmUnavailableError):
         scripted.client(timeout_seconds=1.0, max_attempts=9).create_key("eu-1")
-    assert scripted.timeouts == pytest.approx([1.0, 0.55, 0.05])
-    assert scripted.sleeps == pytest.approx([0.05, 0.1])
+    assert scripted.timeouts == pytest.approx([1.0, 0.55, 0.075])
+    assert scripted.sleeps == pytest.approx([0.05, 0.075])
 
 
 def test_the_service_says_when_to_come_back(fake: FakeKms) -> None:
     """RetryInfo is the least delay; one that ends after the deadline ends the attempts."""
-    scripted = Scripted(fake)
-    fake.fail_next("eu-1", OverloadedError("x", retry_after_seconds=2.0))
-    scripted.client().create_key("eu-1")
-    assert scripted.sleeps == pytest.approx([2.05])
-    fake.fail_next("eu-1", OverloadedError("x", retry_after_seconds=9.0))
-    with pytest.raises(OverloadedError):
+    for kind in (OverloadedError, QuotaExceededError):
+        scripted = Scripted(fake)
+        fake.fail_next("eu-1", kind("x", retry_after_seconds=2.0))
         scripted.client().create_key("eu-1")
+        assert scripted.sleeps == pytest.approx([2.05])
+        fake.fail_next("eu-1", kind("x", retry_after_seconds=5.0))
+        with pytest.raises(kind) as refused:
+            scripted.client().create_key("eu-1")
+        assert refused.value.retry_after_seconds == 5.0
+        assert len(scripted.sleeps) == 1
+
+
+def test_attempts_go_on_until_the_deadline(fake: FakeKms) -> None:
+    """With default options an outage of nearly the whole time limit is bridged."""
+    options = ClientOptions(TLS_FILES, (Endpoint("eu-1", "localhost:1"),))
+    limits = {"timeout_seconds": options.timeout_seconds, "max_attempts": options.max_attempts}
+    for outage, bridged in ((9.9, True), (10.1, False)):
+        scripted = Scripted(fake)
+        began = scripted.now
+
+        def fails(scripted: Scripted = scripted, end: float = began + outage) -> None:
+            if scripted.now < end:
+                raise UnreachableError("nobody listens")
+
+        scripted.before = fails
+        client = scripted.client(**limits)  # type: ignore[arg-type]
+        if bridged:
+            client.create_key("eu-1")
+        else:
+            with pytest.raises(UnreachableError):
+                client.create_key("eu-1")
+        assert max(scripted.sleeps) <= 1.0
+        assert len(scripted.sleeps) < 30
+        assert scripted.now <= began + 10.0
 
 
 def test_jitter_is_full(fake: FakeKms) -> None:

@@ -9,6 +9,7 @@ from strongroom_client._core import Call, where
 from strongroom_client.errors import (
     DeadlineExceededError,
     OverloadedError,
+    QuotaExceededError,
     StrongroomError,
     UnavailableError,
 )
@@ -17,6 +18,8 @@ __all__ = ["Attempts"]
 
 FIRST_DELAY_SECONDS: Final = 0.05
 MAX_DELAY_SECONDS: Final = 1.0
+LEAST_ATTEMPT_SECONDS: Final = 0.01
+"""No attempt is begun that has less time than this."""
 
 
 class Attempts:
@@ -25,6 +28,11 @@ class Attempts:
     Only UNAVAILABLE and RESOURCE_EXHAUSTED are tried again: the service answers them
     before it has done anything, or the change carries a request id that makes the repeat
     safe. The delay has full jitter, so that clients do not come back all at once.
+
+    They go on until the deadline: a server that is restarted answers again in seconds. Near
+    the end the delays halve, so that a last attempt uses the time that is left. Calls do not
+    wait for a connection instead (gRPC's wait_for_ready): the caller would be told
+    DEADLINE_EXCEEDED and not what is wrong, and nobody would try another region.
     """
 
     def __init__(
@@ -69,10 +77,14 @@ class Attempts:
         Raises:
             StrongroomError: `error` itself, when there is no next attempt.
         """
-        if self._left <= 0 or not isinstance(error, (UnavailableError, OverloadedError)):
+        if self._left <= 0 or not isinstance(
+            error, (UnavailableError, OverloadedError, QuotaExceededError)
+        ):
             raise error
-        delay = (error.retry_after_seconds or 0.0) + self._uniform(0.0, self._delay)
+        least = error.retry_after_seconds or 0.0
+        spare = self._deadline - now - least
+        if spare < LEAST_ATTEMPT_SECONDS:
+            raise error
+        delay = least + self._uniform(0.0, min(self._delay, spare / 2))
         self._delay = min(2 * self._delay, MAX_DELAY_SECONDS)
-        if now + delay >= self._deadline:
-            raise error
         return delay

@@ -11,8 +11,8 @@
     endpoint = "127.0.0.1:7450"          optional; for client.audit
     [defaults]
     region = "eu-1"                      optional; preferred region, the first endpoint otherwise
-    timeout_seconds = 5.0                optional
-    max_attempts = 5                     optional
+    timeout_seconds = 10.0               optional
+    max_attempts = 100                   optional
 
 Relative paths are relative to the file. Unknown keys are refused.
 """
@@ -31,8 +31,8 @@ from strongroom_client.errors import NoEndpointError, OptionsError
 
 __all__ = ["ClientOptions", "Endpoint", "TlsFiles", "load_options"]
 
-DEFAULT_TIMEOUT_SECONDS: Final = 5.0
-DEFAULT_MAX_ATTEMPTS: Final = 5
+DEFAULT_TIMEOUT_SECONDS: Final = 10.0  # a server is restarted within it
+DEFAULT_MAX_ATTEMPTS: Final = 100  # more than fit into it: the time ends them
 
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 
@@ -79,7 +79,9 @@ class ClientOptions:
         region: Region to prefer, for decrypting envelopes; the first endpoint's when None.
         timeout_seconds: Limit of one operation with all its retries. More than 0.
         max_attempts: How often a call is sent at most, 1 for no retries. Only calls that were
-            answered with UNAVAILABLE or RESOURCE_EXHAUSTED are sent again.
+            answered with UNAVAILABLE or RESOURCE_EXHAUSTED are sent again, with pauses of up
+            to a second or as long as the service says. The default leaves it to the time
+            limit, which bridges a restart of the server.
         audit_log_endpoint: host:port of the audit log, for `client.audit`.
     """
 

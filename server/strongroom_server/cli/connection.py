@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from strongroom_server.cli.failures import CliError
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from strongroom_client import ClientOptions, KmsClient
 
 __all__ = ["find_config", "load_client_options", "resolve_key"]
+
+MAX_ATTEMPTS: Final = 5
 
 
 def find_config(given: Path | None, *, environment: Mapping[str, str], here: Path) -> Path:
@@ -52,6 +54,8 @@ def load_client_options(config: Path | None, region: str | None = None) -> Clien
 
     path = find_config(config, environment=os.environ, here=Path.cwd())
     options = load_options(path)
+    # Somebody sits and waits: whether there is a server at all is told in a second or two.
+    options = replace(options, max_attempts=min(options.max_attempts, MAX_ATTEMPTS))
     return options if region is None else replace(options, region=region)
 
 
