@@ -25,7 +25,12 @@ from strongroom_server.hsm.wire import (
     WireError,
     WireKey,
 )
-from strongroom_server.hsm.wire_operations import SPEC_NUMBERS, USAGE_NUMBERS
+from strongroom_server.hsm.wire_operations import (
+    ORIGIN_EXTERNAL,
+    ORIGIN_HSM,
+    SPEC_NUMBERS,
+    USAGE_NUMBERS,
+)
 
 refs = st.binary(min_size=20, max_size=20).filter(lambda ref: ref != NO_KEY.ref)
 roots = st.integers(1, 2**32 - 1)
@@ -47,11 +52,12 @@ def _keys(
     wrapped: st.SearchStrategy[bytes] = NOTHING,
 ) -> st.SearchStrategy[WireKey]:
     return st.builds(
-        lambda ref, kind, root, wrapped: WireKey(ref, kind[0], kind[1], root, wrapped),
+        lambda ref, kind, *rest: WireKey(ref, *kind, *rest),
         refs,
         st.sampled_from(kinds),
         root,
         wrapped,
+        st.sampled_from([ORIGIN_HSM, ORIGIN_EXTERNAL]),
     )
 
 
@@ -278,6 +284,7 @@ def test_noise_gives_one_error(noise: bytes) -> None:
         {"key": GOOD._replace(usage=2)},
         {"key": GOOD._replace(root=1)},
         {"key": GOOD._replace(wrapped=b"x")},
+        {"key": GOOD._replace(origin=2)},
         {"key": GOOD._replace(root=1, wrapped=bytes(73))},
         {"key2": GOOD},
         {"number": 1},

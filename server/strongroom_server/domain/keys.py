@@ -15,6 +15,7 @@ __all__ = [
     "Key",
     "KeyManager",
     "KeyMaterial",
+    "KeyOrigin",
     "KeySpec",
     "KeyState",
     "KeyStorage",
@@ -61,6 +62,15 @@ class KeyStorage(enum.StrEnum):
     WRAPPED = "WRAPPED"
     """In the metadata store, wrapped by a root that is a token object; unwrapped inside
     the HSM when it is used: as many keys as the store has room for."""
+
+
+class KeyOrigin(enum.StrEnum):
+    """Where a key's material was made."""
+
+    HSM = "HSM"
+    """In the HSM that it is kept in, or under whose root."""
+    EXTERNAL = "EXTERNAL"
+    """Elsewhere: it was brought in, wrapped, and others may have it too."""
 
 
 class KeyState(enum.StrEnum):
@@ -118,13 +128,15 @@ class WrappedMaterial:
 class KeyMaterial:
     """What the HSM has to be told to use a version: which it is, what it is, where it is.
 
-    `wrapped` is None for a resident version.
+    `wrapped` is None for a resident version. `origin` has to be as the token shows it: who
+    destroys a key and puts material of their own in its place does not get it used.
     """
 
     ref: KeyVersionRef
     spec: KeySpec = KeySpec.AES_256
     usage: KeyUsage = KeyUsage.ENCRYPT_DECRYPT
     wrapped: WrappedMaterial | None = None
+    origin: KeyOrigin = KeyOrigin.HSM
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from strongroom_server.hsm.return_codes import (
 from strongroom_server.hsm.ring_errors import UnsupportedError
 from strongroom_server.hsm.token import KeyHandle, TokenSession
 from strongroom_server.hsm.token_objects import ResidentKey, TokenObjects
-from strongroom_server.hsm.wire_operations import KIND_BY_NUMBERS, WireKey
+from strongroom_server.hsm.wire_operations import KIND_BY_NUMBERS, ORIGIN_EXTERNAL, WireKey
 from strongroom_server.hsm.wrapping import Wrapping
 
 __all__ = ["KeyRing"]
@@ -123,7 +123,7 @@ class KeyRing:
 
     def load(self, key: WireKey) -> None:
         """Search for a resident key, check it, keep its handle."""
-        self.objects.load(key.ref)
+        self.objects.load(key.ref, is_external=_is_external(key))
 
     def destroy(self, key: WireKey) -> None:
         """Destroy a version's objects, and require that a fresh search finds none."""
@@ -152,7 +152,8 @@ class KeyRing:
 
     def resident(self, key: WireKey) -> ResidentKey:
         """Return a resident key."""
-        return self.objects.get(key.ref, KIND_BY_NUMBERS[key.spec, key.usage])
+        kind = KIND_BY_NUMBERS[key.spec, key.usage]
+        return self.objects.get(key.ref, kind, is_external=_is_external(key))
 
     def handle(self, key: WireKey) -> KeyHandle:
         """Return the handle of a secret or private key; looked up for every call."""
@@ -285,9 +286,13 @@ class KeyRing:
         if key.root:
             self.wrapping.forget(key)
         else:
-            self.objects.load(key.ref)
+            self.load(key)
 
     def _on_reopened(self) -> None:
         """Make good what went with a session: its objects."""
         self._probe = None
         self.wrapping.on_reopened()
+
+
+def _is_external(key: WireKey) -> bool:
+    return key.origin == ORIGIN_EXTERNAL

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.domain.keys import (
     KeyMaterial,
+    KeyOrigin,
     KeySpec,
     KeyUsage,
     KeyVersionRef,
@@ -29,6 +30,7 @@ from strongroom_server.hsm.pool_pairs import PoolPairs
 from strongroom_server.hsm.wire import NO_KEY, Answer, Operation, WireKey
 from strongroom_server.hsm.wire_operations import (
     MAX_TRANSFER_BYTES,
+    ORIGIN_EXTERNAL,
     SPEC_NUMBERS,
     USAGE_NUMBERS,
 )
@@ -225,17 +227,25 @@ class SessionPool(PoolPairs):
             raise KeySpecUnsupportedError(self._region, f"transfer of {spec} keys for {usage}")
         if not 0 < len(blob) <= MAX_TRANSFER_BYTES:
             raise CiphertextInvalidError
-        key = WireKey(ref.to_bytes(), SPEC_NUMBERS[spec], USAGE_NUMBERS[usage], root or 0, b"")
+        key = WireKey(
+            ref.to_bytes(),
+            SPEC_NUMBERS[spec],
+            USAGE_NUMBERS[usage],
+            root or 0,
+            b"",
+            ORIGIN_EXTERNAL,
+        )
         key2 = _to_transfer_key(uuid.UUID(transfer_key))
         if root is None:
             await self._make(
                 Operation.IMPORT, deadline, key=key, key2=key2, data=blob, elsewhere=Operation.LOAD
             )
-            return KeyMaterial(ref, spec, usage)
+            return KeyMaterial(ref, spec, usage, origin=KeyOrigin.EXTERNAL)
         answer = await self._dispatcher.submit(
             Operation.IMPORT, deadline, key=key, key2=key2, data=blob
         )
-        return KeyMaterial(ref, spec, usage, WrappedMaterial(root, answer.second))
+        wrapped = WrappedMaterial(root, answer.second)
+        return KeyMaterial(ref, spec, usage, wrapped, KeyOrigin.EXTERNAL)
 
     async def _make(
         self,

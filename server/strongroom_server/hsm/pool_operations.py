@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from strongroom_server.domain.keys import KeyMaterial, WrappedMaterial
+from strongroom_server.domain.keys import KeyMaterial, KeyOrigin, WrappedMaterial
 from strongroom_server.errors import CiphertextInvalidError
 from strongroom_server.hsm.dispatch import Dispatcher
 from strongroom_server.hsm.wire import NO_KEY, Operation, WireKey
-from strongroom_server.hsm.wire_operations import SPEC_NUMBERS, USAGE_NUMBERS
+from strongroom_server.hsm.wire_operations import (
+    ORIGIN_EXTERNAL,
+    ORIGIN_HSM,
+    SPEC_NUMBERS,
+    USAGE_NUMBERS,
+)
 
 __all__ = ["PoolOperations", "to_root", "to_wire"]
 
@@ -29,6 +34,7 @@ def to_wire(material: KeyMaterial) -> WireKey:
         USAGE_NUMBERS[material.usage],
         wrapped.root if wrapped else 0,
         wrapped.wrapped if wrapped else b"",
+        ORIGIN_EXTERNAL if material.origin is KeyOrigin.EXTERNAL else ORIGIN_HSM,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from strongroom_server.hsm import ck_mechanisms as ck
@@ -45,12 +45,14 @@ class ResidentKey:
     Attributes:
         handle: Its secret or private key.
         kinds: What it can be: its attributes fit these.
+        is_imported: It says of itself that it was brought from outside.
         public: Its public key, when it is half of a pair.
         shown: The public key's attributes, the key itself among them.
     """
 
     handle: KeyHandle
     kinds: tuple[KeyKind, ...]
+    is_imported: bool = False
     public: KeyHandle | None = None
     shown: Mapping[str, AttributeValue] | None = None
 
@@ -105,22 +107,34 @@ class TokenObjects:
         """Return how many are loaded."""
         return len(self._keys)
 
-    def get(self, ref: bytes, kind: KeyKind) -> ResidentKey:
+    def get(self, ref: bytes, kind: KeyKind, *, is_external: bool = False) -> ResidentKey:
         """Return a key, searching for it when it is not known.
+
+        Args:
+            ref: Its id.
+            kind: What the metadata says it is.
+            is_external: The metadata says that it was brought from outside.
 
         Raises:
             KeyAbsentError: The token is well and shows no such key.
-            PolicyRefusedError: It is unsafe, or of another kind.
+            PolicyRefusedError: It is unsafe, of another kind, or of another origin.
         """
-        key = self._keys.get(ref) or self.load(ref)
+        key = self._keys.get(ref)
+        if key is None or key.is_imported is not is_external:
+            key = self.load(ref, is_external=is_external)
         if kind not in key.kinds:
             raise PolicyRefusedError(
                 f"{key_template.label_for(ref)} is no key of kind {kind.spec}, {kind.usage}"
             )
         return key
 
-    def load(self, ref: bytes) -> ResidentKey:
-        """Search for a key, check it, keep its handle; raises as `get`."""
+    def load(self, ref: bytes, *, is_external: bool = False) -> ResidentKey:
+        """Search for a key, check it, keep its handle; raises as `get`.
+
+        Whoever has the PIN can destroy a key and create an object of known value in its
+        place. It shows CKA_LOCAL false and so has to call itself imported (PKCS#11 3.1,
+        4.9); then it is only taken where the metadata says so too.
+        """
         self._keys.pop(ref, None)
         found = self._ladder.run(lambda: self._search(ref), what="find")
         materials = sum(shown.get("CLASS") != ck.CKO_PUBLIC_KEY for _, shown in found)
@@ -133,6 +147,11 @@ class TokenObjects:
             keys = self._assemble(found)
         except KeyUnsafeError as exc:
             raise PolicyRefusedError(str(exc)) from exc
+        if keys[ref].is_imported is not is_external:
+            found_as = "brought from outside" if keys[ref].is_imported else "made in the HSM"
+            raise PolicyRefusedError(
+                f"{key_template.label_for(ref)} was {found_as}, and the metadata says otherwise"
+            )
         self._keys[ref] = keys[ref]
         return keys[ref]
 
@@ -273,13 +292,14 @@ class TokenObjects:
             if is_public:
                 publics[ref] = (handle, shown)
             else:
-                keys[ref] = ResidentKey(handle, judge(ref, suffix, shown, untold=self._untold))
+                kinds = judge(ref, suffix, shown, untold=self._untold)
+                keys[ref] = ResidentKey(handle, kinds, suffix == key_template.IMPORTED)
         for ref, (handle, shown) in publics.items():
             private = keys.get(ref)
             if private is None:
                 continue  # what a crash amid a generation left, or a destruction
             kinds = judge_public(ref, private.kinds, shown, untold=self._untold)
-            keys[ref] = ResidentKey(private.handle, kinds, handle, shown)
+            keys[ref] = replace(private, kinds=kinds, public=handle, shown=shown)
         return keys
 
 

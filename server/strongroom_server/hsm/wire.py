@@ -18,7 +18,7 @@ negotiation; the parser is strict all the same, since the other end holds foreig
               u16 first length, u16 second length, first, second
     WORN      worker to pool, at most once, no body: replace me when it suits you
 
-    key       20 bytes ref (key id, version), u8 spec, u8 usage, u32 root,
+    key       20 bytes ref (key id, version), u8 spec, u8 usage, u8 origin, u32 root,
               u8 length, wrapped material; an absent key is all zero
 
 An operation uses the fields that `wire_operations` gives it; the others are zero and empty. In
@@ -72,7 +72,7 @@ MAX_BODY_BYTES: Final = 4 * 2**20  # 64 of the largest requests are 1.3 MiB
 
 _FRAME: Final = struct.Struct(">IB")
 _COUNT: Final = struct.Struct(">H")
-_REQUEST: Final = struct.Struct(">IBdHHHH20sBBIB20sBBIB")
+_REQUEST: Final = struct.Struct(">IBdHHHH20sBBBIB20sBBBIB")
 _ANSWER: Final = struct.Struct(">IBIHH")
 _STATUSES: Final = frozenset(int(status) for status in Status)
 
@@ -126,8 +126,8 @@ class Frames:
 def pack_request(request: Request) -> bytes:
     """Encode one request; its fields have been checked."""
     number_id, operation, deadline, number, data, aad, aad2, key, key2 = request
-    ref, spec, usage, root, wrapped = key
-    ref2, spec2, usage2, root2, wrapped2 = key2
+    ref, spec, usage, root, wrapped, origin = key
+    ref2, spec2, usage2, root2, wrapped2, origin2 = key2
     head = _REQUEST.pack(
         number_id,
         operation,
@@ -139,11 +139,13 @@ def pack_request(request: Request) -> bytes:
         ref,
         spec,
         usage,
+        origin,
         root,
         len(wrapped),
         ref2,
         spec2,
         usage2,
+        origin2,
         root2,
         len(wrapped2),
     )
@@ -186,11 +188,13 @@ def _parse_request(body: bytes, at: int) -> tuple[Request, int]:
         ref,
         spec,
         usage,
+        origin,
         root,
         wrapped_length,
         ref2,
         spec2,
         usage2,
+        origin2,
         root2,
         wrapped2_length,
     ) = _REQUEST.unpack_from(body, at)
@@ -210,8 +214,8 @@ def _parse_request(body: bytes, at: int) -> tuple[Request, int]:
         body[data_at:aad_at],
         body[aad_at:aad2_at],
         body[aad2_at:end],
-        WireKey(ref, spec, usage, root, body[wrapped_at:wrapped2_at]),
-        WireKey(ref2, spec2, usage2, root2, body[wrapped2_at:data_at]),
+        WireKey(ref, spec, usage, root, body[wrapped_at:wrapped2_at], origin),
+        WireKey(ref2, spec2, usage2, root2, body[wrapped2_at:data_at], origin2),
     )
     check_request(
         operation, number, request.data, request.aad, request.aad2, request.key, request.key2

@@ -20,6 +20,8 @@ __all__ = [
     "MAX_FIELD_BYTES",
     "MAX_WRAPPED_BYTES",
     "NO_KEY",
+    "ORIGIN_EXTERNAL",
+    "ORIGIN_HSM",
     "SPEC_NUMBERS",
     "USAGE_NUMBERS",
     "Answer",
@@ -116,15 +118,21 @@ class Status(enum.IntEnum):
 
 
 class WireKey(NamedTuple):
-    """Which material. `spec` and `usage` are numbers; a `root` of 0 means a token object."""
+    """Which material. `spec` and `usage` are numbers; a `root` of 0 means a token object.
+
+    `origin` is what the metadata says: ORIGIN_HSM or ORIGIN_EXTERNAL.
+    """
 
     ref: bytes
     spec: int
     usage: int
     root: int
     wrapped: bytes
+    origin: int = 0
 
 
+ORIGIN_HSM: Final = 0
+ORIGIN_EXTERNAL: Final = 1
 NO_KEY: Final = WireKey(bytes(20), 0, 0, 0, b"")
 
 
@@ -338,7 +346,7 @@ def check_request(  # noqa: PLR0917 - the hot path: one positional call per oper
 def _fits(key: WireKey, form: _Form, kinds: frozenset[tuple[int, int]]) -> bool:
     if form is _Form.NONE:
         return key is NO_KEY or key == NO_KEY
-    ref, spec, usage, root, wrapped = key
+    ref, spec, usage, root, wrapped, origin = key
     if form is _Form.NAME:
         return ref != NO_KEY.ref and key == WireKey(ref, 0, 0, 0, b"")
     if form is _Form.ROOT:
@@ -347,5 +355,6 @@ def _fits(key: WireKey, form: _Form, kinds: frozenset[tuple[int, int]]) -> bool:
         ref != NO_KEY.ref
         and (spec, usage) in kinds
         and len(wrapped) <= MAX_WRAPPED_BYTES
+        and origin in {ORIGIN_HSM, ORIGIN_EXTERNAL}
         and (root > 0, bool(wrapped)) in _PLACES[form]
     )
