@@ -1,7 +1,8 @@
-"""Resource names: how keys, key versions and aliases are written.
+"""Resource names: how keys, key versions, grants and aliases are written.
 
     regions/{region}/keys/{uuid}
     regions/{region}/keys/{uuid}/versions/{n}
+    regions/{region}/keys/{uuid}/grants/{uuid}
     regions/{region}/aliases/{alias}
 
 Exactly one spelling is accepted: lower-case UUIDs with hyphens, versions without
@@ -17,6 +18,7 @@ from typing import Final
 
 __all__ = [
     "AliasName",
+    "GrantName",
     "KeyName",
     "KeyVersionName",
     "RegionName",
@@ -34,6 +36,9 @@ _REGION_NAME: Final = re.compile(rf"regions/{_REGION}", re.ASCII)
 _KEY_NAME: Final = re.compile(rf"regions/{_REGION}/keys/{_KEY}", re.ASCII)
 _VERSION_NAME: Final = re.compile(
     rf"regions/{_REGION}/keys/{_KEY}/versions/(?P<version>[1-9][0-9]{{0,9}})", re.ASCII
+)
+_GRANT_NAME: Final = re.compile(
+    rf"regions/{_REGION}/keys/{_KEY}/grants/{_KEY.replace('key', 'grant')}", re.ASCII
 )
 _ALIAS_NAME: Final = re.compile(rf"regions/{_REGION}/aliases/{_ALIAS}", re.ASCII)
 
@@ -114,6 +119,35 @@ class KeyVersionName:
 
     def __str__(self) -> str:
         return f"regions/{self.region}/keys/{self.key_id}/versions/{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class GrantName:
+    """The name of a grant: ``regions/{region}/keys/{uuid}/grants/{uuid}``."""
+
+    region: str
+    key_id: uuid.UUID
+    grant_id: uuid.UUID
+
+    @classmethod
+    def parse(cls, text: str) -> GrantName:
+        """Parse `text`.
+
+        Raises:
+            ResourceNameError: It is not the name of a grant.
+        """
+        match = _GRANT_NAME.fullmatch(text)
+        if match is None:
+            raise ResourceNameError("expected regions/{region}/keys/{uuid}/grants/{uuid}")
+        return cls(match["region"], uuid.UUID(match["key"]), uuid.UUID(match["grant"]))
+
+    @property
+    def key(self) -> KeyName:
+        """The key that it is a grant of."""
+        return KeyName(self.region, self.key_id)
+
+    def __str__(self) -> str:
+        return f"regions/{self.region}/keys/{self.key_id}/grants/{self.grant_id}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Final
 
 import cedarpy
@@ -24,9 +23,23 @@ import cedarpy
 from strongroom_server.domain.policy_text import check_policy_text
 from strongroom_server.errors import PolicyInvalidError
 
-__all__ = ["SCHEMA", "Action", "CompiledPolicy", "Verdict", "check_lock_out", "default_policy"]
+__all__ = [
+    "DEFAULT_DENY",
+    "GRANT_PREFIX",
+    "SCHEMA",
+    "USE_ACTIONS",
+    "Action",
+    "CompiledPolicy",
+    "Verdict",
+    "check_lock_out",
+    "check_new_ids",
+    "default_policy",
+    "group_of",
+]
 
 DEFAULT_DENY: Final = "default-deny"
+GRANT_PREFIX: Final = "grant/"
+"""Of the ids of grants in audit records; `domain/grants.py`."""
 MAX_MISTAKES: Final = 4
 MAX_MISTAKE_CHARACTERS: Final = 200
 # Both bound what a policy's author can put into other people's audit records.
@@ -53,12 +66,28 @@ class Action(enum.StrEnum):
     DELETE_ALIAS = "DeleteAlias"
     TAG_RESOURCE = "TagResource"
     UNTAG_RESOURCE = "UntagResource"
+    GET_KEY_POLICY = "GetKeyPolicy"
+    PUT_KEY_POLICY = "PutKeyPolicy"
+    LIST_KEY_POLICY_REVISIONS = "ListKeyPolicyRevisions"
+    EXPLAIN_ACCESS = "ExplainAccess"
+    CREATE_GRANT = "CreateGrant"
+    LIST_GRANTS = "ListGrants"
+    RETIRE_GRANT = "RetireGrant"
+    REVOKE_GRANT = "RevokeGrant"
     ENCRYPT = "Encrypt"
     DECRYPT = "Decrypt"
     RE_ENCRYPT_FROM = "ReEncryptFrom"
     RE_ENCRYPT_TO = "ReEncryptTo"
     GENERATE_DATA_KEY = "GenerateDataKey"
     GENERATE_DATA_KEY_WITHOUT_PLAINTEXT = "GenerateDataKeyWithoutPlaintext"
+    GENERATE_DATA_KEY_PAIR = "GenerateDataKeyPair"
+    GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT = "GenerateDataKeyPairWithoutPlaintext"
+    SIGN = "Sign"
+    VERIFY = "Verify"
+    GET_PUBLIC_KEY = "GetPublicKey"
+    GENERATE_MAC = "GenerateMac"
+    VERIFY_MAC = "VerifyMac"
+    DERIVE_SHARED_SECRET = "DeriveSharedSecret"  # noqa: S105 - the name of a call
 
 
 SCHEMA: Final = """
@@ -70,11 +99,14 @@ type CallContext = { encryption_context: Set<ContextPair> };
 action ManageKey, UseKey;
 action GetKey, EnableKey, DisableKey, RotateKey, ListKeyVersions, CreateAlias, UpdateKey,
   ScheduleKeyDeletion, CancelKeyDeletion, GetKeyVersion, ScheduleKeyVersionDeletion,
-  CancelKeyVersionDeletion, UpdateAlias, DeleteAlias, TagResource, UntagResource
+  CancelKeyVersionDeletion, UpdateAlias, DeleteAlias, TagResource, UntagResource,
+  GetKeyPolicy, PutKeyPolicy, ListKeyPolicyRevisions, ExplainAccess, CreateGrant, ListGrants,
+  RetireGrant, RevokeGrant
   in [ManageKey]
   appliesTo { principal: [Principal], resource: [Key], context: CallContext };
 action Encrypt, Decrypt, ReEncryptFrom, ReEncryptTo, GenerateDataKey,
-  GenerateDataKeyWithoutPlaintext
+  GenerateDataKeyWithoutPlaintext, GenerateDataKeyPair, GenerateDataKeyPairWithoutPlaintext,
+  Sign, Verify, GetPublicKey, GenerateMac, VerifyMac, DeriveSharedSecret
   in [UseKey]
   appliesTo { principal: [Principal], resource: [Key], context: CallContext };
 """
@@ -84,35 +116,26 @@ _PARSED_SCHEMA: Final = cedarpy.Schema.from_str(SCHEMA)
 
 _ADMINISTRATOR: Final = {"type": "Role", "id": "administrator"}
 
-# The groups of the schema. Cedar evaluates without it and so has to be told them: an
-# action that is in no group slips through every forbid that names the group.
-_GROUPS: Final[Mapping[Action, str]] = MappingProxyType(
+USE_ACTIONS: Final = frozenset(
     {
-        Action.GET_KEY: "ManageKey",
-        Action.ENABLE_KEY: "ManageKey",
-        Action.DISABLE_KEY: "ManageKey",
-        Action.ROTATE_KEY: "ManageKey",
-        Action.LIST_KEY_VERSIONS: "ManageKey",
-        Action.CREATE_ALIAS: "ManageKey",
-        Action.ENCRYPT: "UseKey",
-        Action.DECRYPT: "UseKey",
-        Action.RE_ENCRYPT_FROM: "UseKey",
-        Action.RE_ENCRYPT_TO: "UseKey",
-        Action.GENERATE_DATA_KEY: "UseKey",
-        Action.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT: "UseKey",
+        Action.ENCRYPT,
+        Action.DECRYPT,
+        Action.RE_ENCRYPT_FROM,
+        Action.RE_ENCRYPT_TO,
+        Action.GENERATE_DATA_KEY,
+        Action.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT,
+        Action.GENERATE_DATA_KEY_PAIR,
+        Action.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT,
+        Action.SIGN,
+        Action.VERIFY,
+        Action.GET_PUBLIC_KEY,
+        Action.GENERATE_MAC,
+        Action.VERIFY_MAC,
+        Action.DERIVE_SHARED_SECRET,
     }
 )
+"""The actions in the schema's group UseKey; all others are in ManageKey."""
 
-        Action.UPDATE_KEY: "ManageKey",
-        Action.SCHEDULE_KEY_DELETION: "ManageKey",
-        Action.CANCEL_KEY_DELETION: "ManageKey",
-        Action.GET_KEY_VERSION: "ManageKey",
-        Action.SCHEDULE_KEY_VERSION_DELETION: "ManageKey",
-        Action.CANCEL_KEY_VERSION_DELETION: "ManageKey",
-        Action.UPDATE_ALIAS: "ManageKey",
-        Action.DELETE_ALIAS: "ManageKey",
-        Action.TAG_RESOURCE: "ManageKey",
-        Action.UNTAG_RESOURCE: "ManageKey",
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -120,6 +143,16 @@ class Verdict:
 
     allowed: bool
     policy_id: str
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether no policy applies, neither permit nor forbid: a grant may allow it."""
+        return not self.allowed and self.policy_id == DEFAULT_DENY
+
+
+def group_of(action: Action) -> str:
+    """Return the schema's group that an action is in."""
+    return "UseKey" if action in USE_ACTIONS else "ManageKey"
 
 
 def default_policy(creator: str) -> str:
@@ -142,7 +175,7 @@ class CompiledPolicy:
     Thread safety: immutable after construction.
     """
 
-    __slots__ = ("_policies", "depends_on_context", "text_sha256")
+    __slots__ = ("_policies", "depends_on_context", "statements", "text_sha256")
 
     def __init__(self, text: str) -> None:
         """Parse `text` and check it against the schema.
@@ -165,6 +198,8 @@ class CompiledPolicy:
         if document["templates"]:
             raise PolicyInvalidError("policy: ?principal and ?resource have no meaning here")
         _check_ids(document["staticPolicies"].values())
+        #: The policies as Cedar's JSON, by `policy0`, `policy1`, …; only read.
+        self.statements: Mapping[str, Any] = document["staticPolicies"]
         self.text_sha256 = hashlib.sha256(text.encode()).hexdigest()
         # Textual and so conservative: a policy without the word cannot read the context.
         self.depends_on_context = "context" in text
@@ -193,7 +228,9 @@ class CompiledPolicy:
             {
                 "uid": {"type": "Action", "id": action.value},
                 "attrs": {},
-                "parents": [{"type": "Action", "id": _GROUPS[action]}],
+                # Cedar evaluates without the schema and so has to be told of the groups: an
+                # action that is in none slips through every forbid that names one.
+                "parents": [{"type": "Action", "id": group_of(action)}],
             },
         ]
         result = cedarpy.is_authorized(
@@ -249,15 +286,27 @@ def _check_ids(policies: Iterable[Mapping[str, Any]]) -> None:
         seen.add(policy_id)
 
 
+def check_new_ids(policy: CompiledPolicy) -> None:
+    """Refuse ids that would pass for those of grants, in a policy that is not stored yet.
+
+    Raises:
+        PolicyInvalidError: An id begins with ``grant/``.
+    """
+    for statement in policy.statements.values():
+        if (statement.get("annotations", {}).get("id") or "").startswith(GRANT_PREFIX):
+            raise PolicyInvalidError(f"policy: @id must not begin with {GRANT_PREFIX}")
+
+
 def check_lock_out(
     policy: CompiledPolicy, *, creator: str, creator_is_administrator: bool, key: str
 ) -> None:
     """Refuse a policy under which neither creator nor administrators can manage the key.
 
     Raises:
-        PolicyInvalidError: Nobody known could see, enable and disable the key.
+        PolicyInvalidError: Nobody known could see, enable and disable the key and put
+            another policy.
     """
-    needed = (Action.GET_KEY, Action.ENABLE_KEY, Action.DISABLE_KEY)
+    needed = (Action.GET_KEY, Action.ENABLE_KEY, Action.DISABLE_KEY, Action.PUT_KEY_POLICY)
     # Stands for "any administrator": a text cannot name the principal made from its hash.
     some_administrator = f"spiffe://invalid/{policy.text_sha256}"
     for principal, is_administrator in (
