@@ -31,6 +31,7 @@ from strongroom_server.mutations import (
     RewrappedVersion,
     WrappingRoot,
 )
+from strongroom_server.pair_ports import PairToken
 
 __all__ = [
     "AuditTrail",
@@ -53,7 +54,7 @@ class Clock(Protocol):
         ...
 
 
-class HsmToken(Protocol):
+class HsmToken(PairToken, Protocol):
     """One shard's HSM. Material never leaves it unwrapped.
 
     `sealed` is IV (12 bytes) || ciphertext || tag (16 bytes), AES-256-GCM; `aad` is 1 to
@@ -84,7 +85,6 @@ class HsmToken(Protocol):
         """
         ...
 
-    async def create_root(self, root: int, *, deadline: float) -> None:
     async def destroy_version(self, material: KeyMaterial, *, deadline: float) -> None:
         """Destroy every object of a version, and whatever a worker has unwrapped of it.
 
@@ -92,6 +92,7 @@ class HsmToken(Protocol):
         """
         ...
 
+    async def create_root(self, root: int, *, deadline: float) -> None:
         """Generate wrapping root `root`, a token object that wraps and unwraps only.
 
         Idempotent and durable on return.

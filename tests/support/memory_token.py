@@ -29,7 +29,10 @@ from strongroom_server.errors import (
 
 @dataclass
 class MemoryToken(MemoryPairs):
-    """Keys of every kind but EC_SECP256K1; `fault` and `delay_seconds` are as long as they are set."""
+    """Keys of every kind but EC_SECP256K1.
+
+    `fault` and `delay_seconds` are as long as they are set.
+    """
 
     region: str
     materials: dict[KeyVersionRef, AESGCM] = field(default_factory=dict)

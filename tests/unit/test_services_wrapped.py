@@ -127,7 +127,7 @@ async def test_a_key_that_cannot_be_made_is_not_there(service):
         await service.create_key(storage=WRAPPED)
     assert not await service.eu.store.list_roots()
     service.eu.token.fault = None
-    new = NewKey("eu-1", "", KeySpec.RSA_2048, KeyUsage.SIGN_VERIFY, "")
+    new = NewKey("eu-1", "", KeySpec.EC_SECP256K1, KeyUsage.SIGN_VERIFY, "")
     with pytest.raises(KeySpecUnsupportedError):
         await service.lifecycle.create_key(caller(), new, ChangeRequest())
     assert not service.eu.store.keys

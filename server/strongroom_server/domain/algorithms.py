@@ -11,13 +11,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from strongroom_server.domain.keys import KeySpec, KeyUsage
+from strongroom_server.domain.keys import KeySpec, KeyStorage, KeyUsage
+from strongroom_server.errors import ArgumentInvalidError, KeySpecUnsupportedError
 
 __all__ = [
     "DIGEST_BYTES",
     "Algorithm",
     "algorithms_of",
     "can_be_wrapped",
+    "check_digest",
+    "check_oaep_plaintext",
+    "choose_algorithm",
+    "choose_storage",
     "is_pair",
 ]
 
@@ -114,3 +119,73 @@ def can_be_wrapped(spec: KeySpec) -> bool:
     key any number.
     """
     return not is_pair(spec) and spec is not KeySpec.HMAC_224
+
+
+def choose_storage(
+    spec: KeySpec, asked: KeyStorage | None, *, default: KeyStorage, region: str
+) -> KeyStorage:
+    """Return where a new key is kept: as asked, or else by default where it can be.
+
+    Raises:
+        KeySpecUnsupportedError: Wrapped storage was asked for, and there is none for the spec.
+    """
+    if can_be_wrapped(spec):
+        return asked or default
+    if asked is KeyStorage.WRAPPED:
+        raise KeySpecUnsupportedError(region, f"{spec} keys in wrapped storage")
+    return KeyStorage.RESIDENT
+
+
+def choose_algorithm(spec: KeySpec, usage: KeyUsage, asked: Algorithm | None) -> Algorithm:
+    """Return what to do with a key: what was asked for, or else the only thing there is.
+
+    Raises:
+        ArgumentInvalidError: The key does not take it, or takes several and none was named.
+    """
+    takes = algorithms_of(spec, usage)
+    if asked is None and len(takes) == 1:
+        return takes[0]
+    if asked is None or asked not in takes:
+        raise ArgumentInvalidError.of(
+            "algorithm",
+            "algorithm.of_key",
+            f"{spec} keys for {usage} take {', '.join(each.name for each in takes)}",
+        )
+    return asked
+
+
+def check_digest(algorithm: Algorithm, digest: bytes) -> None:
+    """Require that what is given as a digest can be one for `algorithm`.
+
+    Raises:
+        ArgumentInvalidError: The algorithm signs messages only, or its hash has another length.
+    """
+    hash_name = algorithm.hash_name
+    if not hash_name:
+        raise ArgumentInvalidError.of(
+            "message_type",
+            "message.digest",
+            f"{algorithm.name} signs messages, not digests (RFC 8032, 5.1)",
+        )
+    if len(digest) != DIGEST_BYTES[hash_name]:
+        raise ArgumentInvalidError.of(
+            "message",
+            "message.digest",
+            f"{len(digest)} bytes, a digest for {algorithm.name} has {DIGEST_BYTES[hash_name]}",
+        )
+
+
+def check_oaep_plaintext(spec: KeySpec, algorithm: Algorithm, plaintext: bytes) -> None:
+    """Require that a plaintext has room in the modulus (RFC 8017, 7.1.1, step 1b).
+
+    Raises:
+        ArgumentInvalidError: It is too long.
+    """
+    modulus_bytes = int(spec.removeprefix("RSA_")) // 8
+    most = modulus_bytes - 2 * DIGEST_BYTES[algorithm.hash_name] - 2
+    if len(plaintext) > most:
+        raise ArgumentInvalidError.of(
+            "plaintext",
+            "plaintext.oaep",
+            f"{len(plaintext)} bytes, {spec} with {algorithm.name} takes at most {most}",
+        )

@@ -17,6 +17,7 @@ from strongroom.resource_names import (
     ResourceNameError,
     parse_key_or_alias,
 )
+from strongroom_server.domain.algorithms import Algorithm, algorithms_of
 from strongroom_server.domain.keys import (
     Alias,
     Key,
@@ -34,6 +35,8 @@ from strongroom.kms.v1 import key_service_pb2 as messages
 from strongroom.kms.v1 import resources_pb2 as resources
 
 __all__ = [
+    "algorithm_of",
+    "algorithm_value",
     "alias_message",
     "alias_name",
     "check_crc32c",
@@ -44,12 +47,22 @@ __all__ = [
     "key_name",
     "key_or_alias",
     "region",
+    "spec_of",
+    "spec_value",
     "storage_of",
+    "usage_of",
+    "usage_value",
     "version_message",
 ]
 
-_SPECS: Final = {KeySpec.AES_256: resources.KEY_SPEC_AES_256}
-_USAGES: Final = {KeyUsage.ENCRYPT_DECRYPT: resources.KEY_USAGE_ENCRYPT_DECRYPT}
+_SPECS: Final = {spec: resources.KeySpec.Value(f"KEY_SPEC_{spec}") for spec in KeySpec}
+_ASKED_SPECS: Final = {number: spec for spec, number in _SPECS.items()}
+_USAGES: Final = {usage: resources.KeyUsage.Value(f"KEY_USAGE_{usage}") for usage in KeyUsage}
+_ASKED_USAGES: Final = {number: usage for usage, number in _USAGES.items()}
+_ALGORITHMS: Final = {
+    algorithm: resources.Algorithm.Value(f"ALGORITHM_{algorithm.name}") for algorithm in Algorithm
+}
+_ASKED_ALGORITHMS: Final = {number: algorithm for algorithm, number in _ALGORITHMS.items()}
 _STORAGES: Final = {
     KeyStorage.RESIDENT: resources.KEY_STORAGE_RESIDENT,
     KeyStorage.WRAPPED: resources.KEY_STORAGE_WRAPPED,
@@ -130,6 +143,36 @@ def storage_of(value: resources.KeyStorage.ValueType) -> KeyStorage | None:
     return _ASKED_STORAGES.get(value)
 
 
+def spec_of(value: resources.KeySpec.ValueType) -> KeySpec:
+    """Return the spec asked for; AES_256 when nothing was said."""
+    return _ASKED_SPECS.get(value, KeySpec.AES_256)
+
+
+def usage_of(value: resources.KeyUsage.ValueType) -> KeyUsage:
+    """Return the usage asked for; ENCRYPT_DECRYPT when nothing was said."""
+    return _ASKED_USAGES.get(value, KeyUsage.ENCRYPT_DECRYPT)
+
+
+def algorithm_of(value: resources.Algorithm.ValueType) -> Algorithm | None:
+    """Return the algorithm asked for; None when nothing was said."""
+    return _ASKED_ALGORITHMS.get(value)
+
+
+def algorithm_value(algorithm: Algorithm) -> resources.Algorithm.ValueType:
+    """Return the number of an algorithm in the API."""
+    return _ALGORITHMS[algorithm]
+
+
+def spec_value(spec: KeySpec) -> resources.KeySpec.ValueType:
+    """Return the number of a spec in the API."""
+    return _SPECS[spec]
+
+
+def usage_value(usage: KeyUsage) -> resources.KeyUsage.ValueType:
+    """Return the number of a usage in the API."""
+    return _USAGES[usage]
+
+
 def crc32c(data: bytes) -> int:
     """Return the CRC32C (Castagnoli) of `data`."""
     return int(google_crc32c.value(data))
@@ -169,6 +212,7 @@ def key_message(key: Key) -> resources.Key:
         update_time=_timestamp(key.update_time),
         etag=key.etag,
         storage=_STORAGES[key.storage],
+        algorithms=[_ALGORITHMS[each] for each in algorithms_of(key.spec, key.usage)],
     )
 
 

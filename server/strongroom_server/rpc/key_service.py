@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from strongroom.kms.v1 import key_service_pb2 as messages
-from strongroom_server.domain.keys import KeySpec, KeyState, KeyUsage
+from strongroom_server.domain.keys import KeyState
 from strongroom_server.rpc import convert
+from strongroom_server.rpc.asymmetric_methods import AsymmetricMethods
 from strongroom_server.rpc.call import Call
+from strongroom_server.services.asymmetric import AsymmetricService
 from strongroom_server.services.changes import ChangeRequest
 from strongroom_server.services.crypto import CryptoService, DataKey
+from strongroom_server.services.data_key_pairs import DataKeyPairService
 from strongroom_server.services.lifecycle import LifecycleService, NewKey
 
 __all__ = ["METHODS", "SERVICE", "KeyService"]
 
 SERVICE = "strongroom.kms.v1.KeyService"
-class KeyService:
+
+
+class KeyService(AsymmetricMethods):
     """The gRPC skin over life cycle and crypto services."""
 
-    def __init__(self, *, lifecycle: LifecycleService, crypto: CryptoService) -> None:
+    def __init__(
+        self,
+        *,
+        lifecycle: LifecycleService,
+        crypto: CryptoService,
+        asymmetric: AsymmetricService,
+        pairs: DataKeyPairService,
+    ) -> None:
         """Take the services; holds no state of its own."""
+        AsymmetricMethods.__init__(self, asymmetric=asymmetric, pairs=pairs)
         self._lifecycle = lifecycle
         self._crypto = crypto
 
@@ -27,8 +40,8 @@ class KeyService:
         new = NewKey(
             region=convert.region("parent", request.parent),
             description=request.description,
-            spec=KeySpec.AES_256,
-            usage=KeyUsage.ENCRYPT_DECRYPT,
+            spec=convert.spec_of(request.spec),
+            usage=convert.usage_of(request.usage),
             policy=request.policy,
             storage=convert.storage_of(request.storage),
         )
@@ -144,6 +157,7 @@ class KeyService:
             convert.key_or_alias("key", request.key),
             request.plaintext,
             convert.context_of("encryption_context", request.encryption_context),
+            algorithm=convert.algorithm_of(request.algorithm),
             validate_only=request.validate_only,
         )
         call.receipts.extend(result.receipts)
@@ -152,6 +166,7 @@ class KeyService:
             ciphertext=result.blob,
             ciphertext_crc32c=convert.crc32c(result.blob),
             verified_plaintext_crc32c=verified,
+            algorithm=convert.algorithm_value(result.algorithm),
         )
 
     async def Decrypt(  # noqa: N802
@@ -165,6 +180,7 @@ class KeyService:
             convert.key_or_alias("key", request.key) if request.key else None,
             request.ciphertext,
             convert.context_of("encryption_context", request.encryption_context),
+            algorithm=convert.algorithm_of(request.algorithm),
             validate_only=request.validate_only,
         )
         call.receipts.extend(result.receipts)
@@ -174,6 +190,7 @@ class KeyService:
             plaintext_crc32c=convert.crc32c(result.plaintext),
             verified_ciphertext_crc32c=verified,
             used_primary=result.used_primary,
+            algorithm=convert.algorithm_value(result.algorithm),
         )
 
     async def ReEncrypt(  # noqa: N802

@@ -7,17 +7,19 @@ count the use, one hop to the HSM, record, answer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from strongroom import encryption_context as contexts
 from strongroom.receipts import Receipt
 from strongroom_server.domain import ciphertext
+from strongroom_server.domain.algorithms import Algorithm, choose_algorithm, is_pair
 from strongroom_server.domain.keys import Key, KeyVersionRef
 from strongroom_server.domain.policy import Action
 from strongroom_server.errors import StrongroomError
 from strongroom_server.services.caller import Caller
 from strongroom_server.services.key_access import KeyAccess, KeyOrAlias, Use
 from strongroom_server.services.records import Recorder, Trace
+from strongroom_server.services.rsa import open_with_rsa, seal_with_rsa
 from strongroom_server.services.use_counters import UseCounters
 from strongroom_server.shards.topology import Shard, Topology
 
@@ -26,11 +28,12 @@ __all__ = ["CryptoService", "DataKey", "Decrypted", "Encrypted", "ReEncrypted"]
 
 @dataclass(frozen=True, slots=True)
 class Encrypted:
-    """A ciphertext blob (empty with validate_only) and the key version that made it."""
+    """A ciphertext (empty with validate_only) and the key version that made it."""
 
     key_version: str
     blob: bytes
     receipts: tuple[Receipt, ...]
+    algorithm: Algorithm = Algorithm.AES_256_GCM
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -41,6 +44,7 @@ class Decrypted:
     plaintext: bytes
     used_primary: bool
     receipts: tuple[Receipt, ...]
+    algorithm: Algorithm = Algorithm.AES_256_GCM
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +91,18 @@ class CryptoService:
         plaintext: bytes,
         context: Mapping[str, str],
         *,
+        algorithm: Algorithm | None = None,
         validate_only: bool,
     ) -> Encrypted:
-        """Encrypt 1 to 4,096 bytes.
+        """Encrypt 1 to 4,096 bytes; with an RSA key, what there is room for.
+
+        Args:
+            caller: Who asks.
+            name: Key to encrypt with.
+            plaintext: What to encrypt.
+            context: Encryption context; empty with an RSA key, which binds nothing.
+            algorithm: None takes the only one that the key has.
+            validate_only: Stop before a use is counted.
 
         Raises:
             StrongroomError: As the error table says; recorded.
@@ -101,6 +114,10 @@ class CryptoService:
 
         async def work() -> Encrypted:
             key = await self._access.usable_key(use, name)
+            chosen = choose_algorithm(key.spec, key.usage, algorithm)
+            if is_pair(key.spec):
+                sealed = await seal_with_rsa(use, key, chosen, plaintext)
+                return Encrypted(str(key.version_name(key.primary_version)), sealed, (), chosen)
             if validate_only:
                 return Encrypted(str(key.version_name(key.primary_version)), b"", ())
             ref = await self._uses.take(shard, key)
@@ -115,7 +132,7 @@ class CryptoService:
             return Encrypted(str(key.version_name(ref.version)), header + sealed, ())
 
         result, receipt = await self._recorder.run(shard, caller, use.trace, work)
-        return Encrypted(result.key_version, result.blob, (receipt,))
+        return replace(result, receipts=(receipt,))
 
     async def decrypt(
         self,
@@ -124,12 +141,18 @@ class CryptoService:
         blob: bytes,
         context: Mapping[str, str],
         *,
+        algorithm: Algorithm | None = None,
         validate_only: bool,
     ) -> Decrypted:
-        """Decrypt a ciphertext blob.
+        """Decrypt a ciphertext blob, or what an RSA key encrypted.
 
         Args:
+            caller: Who asks.
             name: The key that must have made it; None takes the blob's word.
+            blob: What `encrypt` returned.
+            context: The one it was encrypted under.
+            algorithm: None takes the only one that the key has.
+            validate_only: Stop before the HSM.
 
         Raises:
             StrongroomError: As the error table says; recorded when a shard is known.
@@ -140,7 +163,19 @@ class CryptoService:
         )
 
         async def work() -> Decrypted:
-            key, parsed = await self._access.key_of_blob(use, name, blob)
+            if name is None:
+                key, parsed = await self._access.key_of_blob(use, None, blob)
+            else:
+                key = await self._access.usable_key(use, name)
+                if is_pair(key.spec):
+                    chosen = choose_algorithm(key.spec, key.usage, algorithm)
+                    opened = await open_with_rsa(use, key, chosen, blob)
+                    first = str(key.version_name(key.primary_version))
+                    return Decrypted(
+                        first, opened, used_primary=True, receipts=(), algorithm=chosen
+                    )
+                parsed = self._access.blob_of(use, key, blob)
+            choose_algorithm(key.spec, key.usage, algorithm)
             version = parsed.ref.version
             name_used = str(key.version_name(version))
             used_primary = version == key.primary_version
@@ -153,7 +188,7 @@ class CryptoService:
             return Decrypted(name_used, plaintext, used_primary, ())
 
         result, receipt = await self._recorder.run(shard, caller, use.trace, work)
-        return Decrypted(result.key_version, result.plaintext, result.used_primary, (receipt,))
+        return replace(result, receipts=(receipt,))
 
     async def re_encrypt(
         self,

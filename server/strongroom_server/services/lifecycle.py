@@ -12,6 +12,8 @@ from typing import Final
 
 from strongroom.receipts import Receipt
 from strongroom.resource_names import AliasName, KeyName
+from strongroom_server.domain.algorithms import choose_storage
+from strongroom_server.domain.key_uses import check_takes_part
 from strongroom_server.domain.keys import (
     Alias,
     Key,
@@ -116,7 +118,9 @@ class LifecycleService:
                 revision=1,
                 policy=new.policy or default_policy(caller.principal),
                 versions=(KeyVersion(1, now, 0),),
-                storage=new.storage or shard.storage,
+                storage=choose_storage(
+                    new.spec, new.storage, default=shard.storage, region=shard.region
+                ),
             )
             trace.key = str(key.name)
             trace.key_version = 1
@@ -303,6 +307,7 @@ class LifecycleService:
     ) -> tuple[Change | None, Answer]:
         if key.state is not KeyState.ENABLED:
             raise KeyDisabledError(str(key.name))
+        check_takes_part(Action.ROTATE_KEY, key)
         now = self._clock.now()
         version = KeyVersion(key.versions[-1].number + 1, now, 0)
         trace.key_version = version.number
