@@ -23,10 +23,15 @@ __all__ = [
     "FieldViolation",
     "GrantNotFoundError",
     "HsmUnavailableError",
+    "ImportTokenExpiredError",
+    "ImportTokenInvalidError",
+    "ImportTokenUsedError",
     "InternalError",
     "KeyDisabledError",
     "KeyExhaustedError",
+    "KeyMaterialMismatchError",
     "KeyNotFoundError",
+    "KeyOriginMismatchError",
     "KeySpecUnsupportedError",
     "KeyStateInvalidError",
     "KeyUsageMismatchError",
@@ -67,6 +72,11 @@ class Reason(enum.StrEnum):
     KEY_SPEC_UNSUPPORTED = "KEY_SPEC_UNSUPPORTED"
     KEY_STATE_INVALID = "KEY_STATE_INVALID"
     KEY_USAGE_MISMATCH = "KEY_USAGE_MISMATCH"
+    KEY_ORIGIN_MISMATCH = "KEY_ORIGIN_MISMATCH"
+    KEY_MATERIAL_MISMATCH = "KEY_MATERIAL_MISMATCH"
+    IMPORT_TOKEN_INVALID = "IMPORT_TOKEN_INVALID"  # noqa: S105 - a reason
+    IMPORT_TOKEN_EXPIRED = "IMPORT_TOKEN_EXPIRED"  # noqa: S105 - a reason
+    IMPORT_TOKEN_USED = "IMPORT_TOKEN_USED"  # noqa: S105 - a reason
     LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
     WRONG_REGION = "WRONG_REGION"
     POLICY_DENIED = "POLICY_DENIED"
@@ -246,6 +256,51 @@ class KeyUsageMismatchError(StrongroomError):
 
     def __init__(self, name: str, kind: str, call: str):
         super().__init__(f"{name} is a key of {kind}; {call} is not for such keys")
+
+
+class KeyOriginMismatchError(StrongroomError):
+    """The call is not for keys whose material is from where this key's is."""
+
+    reason = Reason.KEY_ORIGIN_MISMATCH
+
+    def __init__(self, name: str, origin: str, call: str):
+        super().__init__(f"{name} has material of origin {origin}; {call} is not for such keys")
+
+
+class KeyMaterialMismatchError(StrongroomError):
+    """Material to import is not what was imported first."""
+
+    reason = Reason.KEY_MATERIAL_MISMATCH
+
+    def __init__(self, name: str):
+        super().__init__(f"{name} takes only the material that was imported first")
+
+
+class ImportTokenInvalidError(StrongroomError):
+    """Not an import token, one of another key, or one that a later one replaced."""
+
+    reason = Reason.IMPORT_TOKEN_INVALID
+
+    def __init__(self) -> None:
+        super().__init__("not the import token that this key has open; get new parameters")
+
+
+class ImportTokenExpiredError(StrongroomError):
+    """The import token has ended."""
+
+    reason = Reason.IMPORT_TOKEN_EXPIRED
+
+    def __init__(self) -> None:
+        super().__init__("the import token has ended; get new parameters")
+
+
+class ImportTokenUsedError(StrongroomError):
+    """The import token was presented before, with or without success."""
+
+    reason = Reason.IMPORT_TOKEN_USED
+
+    def __init__(self) -> None:
+        super().__init__("the import token was presented before; get new parameters")
 
 
 class SignatureInvalidError(StrongroomError):

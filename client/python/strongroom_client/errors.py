@@ -29,10 +29,15 @@ __all__ = [
     "ForkDetectedError",
     "GrantNotFoundError",
     "HsmUnavailableError",
+    "ImportTokenExpiredError",
+    "ImportTokenInvalidError",
+    "ImportTokenUsedError",
     "InternalError",
     "KeyDisabledError",
     "KeyExhaustedError",
+    "KeyMaterialMismatchError",
     "KeyNotFoundError",
+    "KeyOriginMismatchError",
     "KeySpecUnsupportedError",
     "KeyUsageMismatchError",
     "LimitExceededError",
@@ -235,6 +240,41 @@ class KeyUsageMismatchError(StrongroomError):
     default_code = "FAILED_PRECONDITION"
 
 
+class KeyOriginMismatchError(StrongroomError):
+    """The call is not for keys whose material is from where this key's is."""
+
+    reason = "KEY_ORIGIN_MISMATCH"
+    default_code = "FAILED_PRECONDITION"
+
+
+class KeyMaterialMismatchError(StrongroomError):
+    """The material to import is not the one that was imported first."""
+
+    reason = "KEY_MATERIAL_MISMATCH"
+    default_code = "INVALID_ARGUMENT"
+
+
+class ImportTokenInvalidError(StrongroomError):
+    """Not an import token, one of another key, or one that a later one replaced."""
+
+    reason = "IMPORT_TOKEN_INVALID"
+    default_code = "INVALID_ARGUMENT"
+
+
+class ImportTokenExpiredError(StrongroomError):
+    """The import token has ended: get new parameters."""
+
+    reason = "IMPORT_TOKEN_EXPIRED"
+    default_code = "FAILED_PRECONDITION"
+
+
+class ImportTokenUsedError(StrongroomError):
+    """The import token was presented before, with or without success: get new parameters."""
+
+    reason = "IMPORT_TOKEN_USED"
+    default_code = "FAILED_PRECONDITION"
+
+
 class WrongRegionError(StrongroomError):
     """The server asked does not host the shard of the name; see `metadata`."""
 
@@ -402,6 +442,11 @@ _BY_REASON: Final[Mapping[str, type[StrongroomError]]] = MappingProxyType(
             KeyNotFoundError,
             KeySpecUnsupportedError,
             KeyUsageMismatchError,
+            KeyOriginMismatchError,
+            KeyMaterialMismatchError,
+            ImportTokenInvalidError,
+            ImportTokenExpiredError,
+            ImportTokenUsedError,
             GrantNotFoundError,
             LimitExceededError,
             MacInvalidError,

@@ -86,6 +86,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: no such grant (any more)."""
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 51
     """FAILED_PRECONDITION: there are as many of these as there may be."""
+    ERROR_REASON_KEY_ORIGIN_MISMATCH: _ErrorReason.ValueType  # 60
+    """FAILED_PRECONDITION: the call is not for keys whose material is from where this key's is."""
+    ERROR_REASON_IMPORT_TOKEN_INVALID: _ErrorReason.ValueType  # 61
+    """INVALID_ARGUMENT: not an import token, one of another key, or one that a later one replaced."""
+    ERROR_REASON_IMPORT_TOKEN_EXPIRED: _ErrorReason.ValueType  # 62
+    """FAILED_PRECONDITION: the import token has ended; get new parameters."""
+    ERROR_REASON_IMPORT_TOKEN_USED: _ErrorReason.ValueType  # 63
+    """FAILED_PRECONDITION: the import token was presented before; get new parameters."""
+    ERROR_REASON_KEY_MATERIAL_MISMATCH: _ErrorReason.ValueType  # 64
+    """INVALID_ARGUMENT: the material is not the one that was imported first, as it has to be."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. ErrorInfo.reason carries the name without the prefix `ERROR_REASON_`."""
@@ -154,4 +164,14 @@ ERROR_REASON_GRANT_NOT_FOUND: ErrorReason.ValueType  # 50
 """NOT_FOUND: no such grant (any more)."""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 51
 """FAILED_PRECONDITION: there are as many of these as there may be."""
+ERROR_REASON_KEY_ORIGIN_MISMATCH: ErrorReason.ValueType  # 60
+"""FAILED_PRECONDITION: the call is not for keys whose material is from where this key's is."""
+ERROR_REASON_IMPORT_TOKEN_INVALID: ErrorReason.ValueType  # 61
+"""INVALID_ARGUMENT: not an import token, one of another key, or one that a later one replaced."""
+ERROR_REASON_IMPORT_TOKEN_EXPIRED: ErrorReason.ValueType  # 62
+"""FAILED_PRECONDITION: the import token has ended; get new parameters."""
+ERROR_REASON_IMPORT_TOKEN_USED: ErrorReason.ValueType  # 63
+"""FAILED_PRECONDITION: the import token was presented before; get new parameters."""
+ERROR_REASON_KEY_MATERIAL_MISMATCH: ErrorReason.ValueType  # 64
+"""INVALID_ARGUMENT: the material is not the one that was imported first, as it has to be."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

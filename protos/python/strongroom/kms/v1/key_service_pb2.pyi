@@ -179,6 +179,7 @@ class CreateKeyRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     STORAGE_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Required. Shard, `regions/{region}`; at most 40 characters."""
     description: _builtins.str
@@ -199,6 +200,10 @@ class CreateKeyRequest(_message.Message):
     """Optional. Where the material is kept. When nothing is said, the shard's default; for key pairs and HMAC_224 always
     resident. Refused with KEY_SPEC_UNSUPPORTED when such a key cannot be kept there.
     """
+    origin: _resources_pb2.KeyOrigin.ValueType
+    """Optional. Where the material is made. EXTERNAL makes a key without material, in PENDING_IMPORT; AES_256 and HMAC_256,
+    HMAC_384, HMAC_512 can be brought.
+    """
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Optional. Tags of the key; at most 50, names of 1 to 128 characters, values of at most 256. `strongroom:` is reserved."""
@@ -215,10 +220,11 @@ class CreateKeyRequest(_message.Message):
         validate_only: _builtins.bool = ...,
         storage: _resources_pb2.KeyStorage.ValueType = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        origin: _resources_pb2.KeyOrigin.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "parent", b"parent", "policy", b"policy", "request_id", b"request_id", "spec", b"spec", "storage", b"storage", "tags", b"tags", "usage", b"usage", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "origin", b"origin", "parent", b"parent", "policy", b"policy", "request_id", b"request_id", "spec", b"spec", "storage", b"storage", "tags", b"tags", "usage", b"usage", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -324,7 +330,7 @@ class KeyFilter(_message.Message):
     TAGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_resources_pb2.KeyState.ValueType]:
-        """Optional. States, one of which the key has; at most 4. Without them, every state but DESTROYED."""
+        """Optional. States, one of which the key has; at most 5. Without them, every state but DESTROYED."""
 
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from strongroom.kms.v1 import import_calls_pb2 as strongroom_dot_kms_dot_v1_dot_import__calls__pb2
 from strongroom.kms.v1 import key_service_pb2 as strongroom_dot_kms_dot_v1_dot_key__service__pb2
 from strongroom.kms.v1 import permission_calls_pb2 as strongroom_dot_kms_dot_v1_dot_permission__calls__pb2
 
@@ -131,6 +132,21 @@ class KeyServiceStub(object):
                 '/strongroom.kms.v1.KeyService/UntagResource',
                 request_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UntagResourceRequest.SerializeToString,
                 response_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UntagResourceResponse.FromString,
+                _registered_method=True)
+        self.GetImportParameters = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/GetImportParameters',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_import__calls__pb2.GetImportParametersRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_import__calls__pb2.GetImportParametersResponse.FromString,
+                _registered_method=True)
+        self.ImportKeyMaterial = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/ImportKeyMaterial',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_import__calls__pb2.ImportKeyMaterialRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_import__calls__pb2.ImportKeyMaterialResponse.FromString,
+                _registered_method=True)
+        self.DeleteImportedKeyMaterial = channel.unary_unary(
+                '/strongroom.kms.v1.KeyService/DeleteImportedKeyMaterial',
+                request_serializer=strongroom_dot_kms_dot_v1_dot_import__calls__pb2.DeleteImportedKeyMaterialRequest.SerializeToString,
+                response_deserializer=strongroom_dot_kms_dot_v1_dot_import__calls__pb2.DeleteImportedKeyMaterialResponse.FromString,
                 _registered_method=True)
         self.GetKeyPolicy = channel.unary_unary(
                 '/strongroom.kms.v1.KeyService/GetKeyPolicy',
@@ -382,6 +398,27 @@ class KeyServiceServicer(object):
 
     def UntagResource(self, request, context):
         """Takes tags off a key; one that is not there is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetImportParameters(self, request, context):
+        """Returns what material has to be wrapped with for a key of origin EXTERNAL, and a token to bring it with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportKeyMaterial(self, request, context):
+        """Brings material into a key of origin EXTERNAL; it is unwrapped inside the HSM.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteImportedKeyMaterial(self, request, context):
+        """Destroys imported material; the key then waits for the same material again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -645,6 +682,21 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.UntagResource,
                     request_deserializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UntagResourceRequest.FromString,
                     response_serializer=strongroom_dot_kms_dot_v1_dot_key__service__pb2.UntagResourceResponse.SerializeToString,
+            ),
+            'GetImportParameters': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetImportParameters,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_import__calls__pb2.GetImportParametersRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_import__calls__pb2.GetImportParametersResponse.SerializeToString,
+            ),
+            'ImportKeyMaterial': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportKeyMaterial,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_import__calls__pb2.ImportKeyMaterialRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_import__calls__pb2.ImportKeyMaterialResponse.SerializeToString,
+            ),
+            'DeleteImportedKeyMaterial': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteImportedKeyMaterial,
+                    request_deserializer=strongroom_dot_kms_dot_v1_dot_import__calls__pb2.DeleteImportedKeyMaterialRequest.FromString,
+                    response_serializer=strongroom_dot_kms_dot_v1_dot_import__calls__pb2.DeleteImportedKeyMaterialResponse.SerializeToString,
             ),
             'GetKeyPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.GetKeyPolicy,
@@ -1277,6 +1329,87 @@ class KeyService(object):
             '/strongroom.kms.v1.KeyService/UntagResource',
             strongroom_dot_kms_dot_v1_dot_key__service__pb2.UntagResourceRequest.SerializeToString,
             strongroom_dot_kms_dot_v1_dot_key__service__pb2.UntagResourceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetImportParameters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/GetImportParameters',
+            strongroom_dot_kms_dot_v1_dot_import__calls__pb2.GetImportParametersRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_import__calls__pb2.GetImportParametersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportKeyMaterial(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/ImportKeyMaterial',
+            strongroom_dot_kms_dot_v1_dot_import__calls__pb2.ImportKeyMaterialRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_import__calls__pb2.ImportKeyMaterialResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteImportedKeyMaterial(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/strongroom.kms.v1.KeyService/DeleteImportedKeyMaterial',
+            strongroom_dot_kms_dot_v1_dot_import__calls__pb2.DeleteImportedKeyMaterialRequest.SerializeToString,
+            strongroom_dot_kms_dot_v1_dot_import__calls__pb2.DeleteImportedKeyMaterialResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ The verbs of the key management service."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from strongroom.kms.v1 import import_calls_pb2 as _import_calls_pb2
 from strongroom.kms.v1 import key_service_pb2 as _key_service_pb2
 from strongroom.kms.v1 import permission_calls_pb2 as _permission_calls_pb2
 import abc as _abc_1
@@ -74,6 +75,12 @@ class KeyServiceStub:
     """Adds tags to a key; a tag that is there gets the new value."""
     UntagResource: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.UntagResourceRequest, _key_service_pb2.UntagResourceResponse]
     """Takes tags off a key; one that is not there is no error."""
+    GetImportParameters: _grpc.UnaryUnaryMultiCallable[_import_calls_pb2.GetImportParametersRequest, _import_calls_pb2.GetImportParametersResponse]
+    """Returns what material has to be wrapped with for a key of origin EXTERNAL, and a token to bring it with."""
+    ImportKeyMaterial: _grpc.UnaryUnaryMultiCallable[_import_calls_pb2.ImportKeyMaterialRequest, _import_calls_pb2.ImportKeyMaterialResponse]
+    """Brings material into a key of origin EXTERNAL; it is unwrapped inside the HSM."""
+    DeleteImportedKeyMaterial: _grpc.UnaryUnaryMultiCallable[_import_calls_pb2.DeleteImportedKeyMaterialRequest, _import_calls_pb2.DeleteImportedKeyMaterialResponse]
+    """Destroys imported material; the key then waits for the same material again."""
     GetKeyPolicy: _grpc.UnaryUnaryMultiCallable[_permission_calls_pb2.GetKeyPolicyRequest, _permission_calls_pb2.GetKeyPolicyResponse]
     """Returns the policy of a key, or one that it had."""
     PutKeyPolicy: _grpc.UnaryUnaryMultiCallable[_permission_calls_pb2.PutKeyPolicyRequest, _permission_calls_pb2.PutKeyPolicyResponse]
@@ -166,6 +173,12 @@ class KeyServiceAsyncStub(KeyServiceStub):
     """Adds tags to a key; a tag that is there gets the new value."""
     UntagResource: _aio.UnaryUnaryMultiCallable[_key_service_pb2.UntagResourceRequest, _key_service_pb2.UntagResourceResponse]  # type: ignore[assignment]
     """Takes tags off a key; one that is not there is no error."""
+    GetImportParameters: _aio.UnaryUnaryMultiCallable[_import_calls_pb2.GetImportParametersRequest, _import_calls_pb2.GetImportParametersResponse]  # type: ignore[assignment]
+    """Returns what material has to be wrapped with for a key of origin EXTERNAL, and a token to bring it with."""
+    ImportKeyMaterial: _aio.UnaryUnaryMultiCallable[_import_calls_pb2.ImportKeyMaterialRequest, _import_calls_pb2.ImportKeyMaterialResponse]  # type: ignore[assignment]
+    """Brings material into a key of origin EXTERNAL; it is unwrapped inside the HSM."""
+    DeleteImportedKeyMaterial: _aio.UnaryUnaryMultiCallable[_import_calls_pb2.DeleteImportedKeyMaterialRequest, _import_calls_pb2.DeleteImportedKeyMaterialResponse]  # type: ignore[assignment]
+    """Destroys imported material; the key then waits for the same material again."""
     GetKeyPolicy: _aio.UnaryUnaryMultiCallable[_permission_calls_pb2.GetKeyPolicyRequest, _permission_calls_pb2.GetKeyPolicyResponse]  # type: ignore[assignment]
     """Returns the policy of a key, or one that it had."""
     PutKeyPolicy: _aio.UnaryUnaryMultiCallable[_permission_calls_pb2.PutKeyPolicyRequest, _permission_calls_pb2.PutKeyPolicyResponse]  # type: ignore[assignment]
@@ -369,6 +382,30 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.UntagResourceResponse, _abc.Awaitable[_key_service_pb2.UntagResourceResponse]]:
         """Takes tags off a key; one that is not there is no error."""
+
+    @_abc_1.abstractmethod
+    def GetImportParameters(
+        self,
+        request: _import_calls_pb2.GetImportParametersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_import_calls_pb2.GetImportParametersResponse, _abc.Awaitable[_import_calls_pb2.GetImportParametersResponse]]:
+        """Returns what material has to be wrapped with for a key of origin EXTERNAL, and a token to bring it with."""
+
+    @_abc_1.abstractmethod
+    def ImportKeyMaterial(
+        self,
+        request: _import_calls_pb2.ImportKeyMaterialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_import_calls_pb2.ImportKeyMaterialResponse, _abc.Awaitable[_import_calls_pb2.ImportKeyMaterialResponse]]:
+        """Brings material into a key of origin EXTERNAL; it is unwrapped inside the HSM."""
+
+    @_abc_1.abstractmethod
+    def DeleteImportedKeyMaterial(
+        self,
+        request: _import_calls_pb2.DeleteImportedKeyMaterialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_import_calls_pb2.DeleteImportedKeyMaterialResponse, _abc.Awaitable[_import_calls_pb2.DeleteImportedKeyMaterialResponse]]:
+        """Destroys imported material; the key then waits for the same material again."""
 
     @_abc_1.abstractmethod
     def GetKeyPolicy(

@@ -236,6 +236,30 @@ HSM when it is used: as many keys as the database has room for.
 """
 Global___KeyStorage: _TypeAlias = KeyStorage  # noqa: Y015
 
+class _KeyOrigin:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KeyOriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyOrigin.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KEY_ORIGIN_UNSPECIFIED: _KeyOrigin.ValueType  # 0
+    """Not stated; CreateKey takes it as KEY_ORIGIN_HSM."""
+    KEY_ORIGIN_HSM: _KeyOrigin.ValueType  # 1
+    """In the HSM of the shard."""
+    KEY_ORIGIN_EXTERNAL: _KeyOrigin.ValueType  # 2
+    """Elsewhere: it is brought by ImportKeyMaterial, and whoever made it may keep a copy."""
+
+class KeyOrigin(_KeyOrigin, metaclass=_KeyOriginEnumTypeWrapper):
+    """Where the material of a key was made."""
+
+KEY_ORIGIN_UNSPECIFIED: KeyOrigin.ValueType  # 0
+"""Not stated; CreateKey takes it as KEY_ORIGIN_HSM."""
+KEY_ORIGIN_HSM: KeyOrigin.ValueType  # 1
+"""In the HSM of the shard."""
+KEY_ORIGIN_EXTERNAL: KeyOrigin.ValueType  # 2
+"""Elsewhere: it is brought by ImportKeyMaterial, and whoever made it may keep a copy."""
+Global___KeyOrigin: _TypeAlias = KeyOrigin  # noqa: Y015
+
 class _KeyState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -254,6 +278,10 @@ class _KeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyState.Val
     """
     KEY_STATE_DESTROYED: _KeyState.ValueType  # 4
     """The material of every version is gone, for ever. What is left is a tombstone, so that the id never names another key."""
+    KEY_STATE_PENDING_IMPORT: _KeyState.ValueType  # 5
+    """A key of origin EXTERNAL that has no material: not yet, or no longer. Calls that use it are refused with
+    KEY_STATE_INVALID until ImportKeyMaterial.
+    """
 
 class KeyState(_KeyState, metaclass=_KeyStateEnumTypeWrapper):
     """Whether a key can be used."""
@@ -270,6 +298,10 @@ with KEY_STATE_INVALID.
 """
 KEY_STATE_DESTROYED: KeyState.ValueType  # 4
 """The material of every version is gone, for ever. What is left is a tombstone, so that the id never names another key."""
+KEY_STATE_PENDING_IMPORT: KeyState.ValueType  # 5
+"""A key of origin EXTERNAL that has no material: not yet, or no longer. Calls that use it are refused with
+KEY_STATE_INVALID until ImportKeyMaterial.
+"""
 Global___KeyState: _TypeAlias = KeyState  # noqa: Y015
 
 class _KeyVersionState:
@@ -362,6 +394,9 @@ class Key(_message.Message):
     DELETION_TIME_FIELD_NUMBER: _builtins.int
     DESTROY_TIME_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    IMPORT_TIME_FIELD_NUMBER: _builtins.int
+    MATERIAL_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. Resource name, `regions/{region}/keys/{uuid}`; at most 128 characters."""
     spec: Global___KeySpec.ValueType
@@ -382,6 +417,8 @@ class Key(_message.Message):
     """Output only. Changes with every change of the key; at most 64 characters."""
     storage: Global___KeyStorage.ValueType
     """Output only. Where the material of the key's versions is kept; for ever."""
+    origin: Global___KeyOrigin.ValueType
+    """Output only. Where the material was made; for ever."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the key was created."""
@@ -410,6 +447,14 @@ class Key(_message.Message):
         characters, values of at most 256. Never put secrets here.
         """
 
+    @_builtins.property
+    def import_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When imported material was brought in; absent while there is none."""
+
+    @_builtins.property
+    def material_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When imported material will be destroyed; absent when it does not expire."""
+
     def __init__(
         self,
         *,
@@ -429,10 +474,13 @@ class Key(_message.Message):
         deletion_time: _timestamp_pb2.Timestamp | None = ...,
         destroy_time: _timestamp_pb2.Timestamp | None = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        origin: Global___KeyOrigin.ValueType = ...,
+        import_time: _timestamp_pb2.Timestamp | None = ...,
+        material_expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deletion_time", b"deletion_time", "destroy_time", b"destroy_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deletion_time", b"deletion_time", "destroy_time", b"destroy_time", "import_time", b"import_time", "material_expire_time", b"material_expire_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithms", b"algorithms", "create_time", b"create_time", "creator", b"creator", "deletion_time", b"deletion_time", "description", b"description", "destroy_time", b"destroy_time", "etag", b"etag", "key_manager", b"key_manager", "name", b"name", "primary_version", b"primary_version", "spec", b"spec", "state", b"state", "storage", b"storage", "tags", b"tags", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithms", b"algorithms", "create_time", b"create_time", "creator", b"creator", "deletion_time", b"deletion_time", "description", b"description", "destroy_time", b"destroy_time", "etag", b"etag", "import_time", b"import_time", "key_manager", b"key_manager", "material_expire_time", b"material_expire_time", "name", b"name", "origin", b"origin", "primary_version", b"primary_version", "spec", b"spec", "state", b"state", "storage", b"storage", "tags", b"tags", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
