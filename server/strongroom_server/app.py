@@ -46,10 +46,15 @@ from strongroom_server.rpc.credentials import CredentialFiles, ReloadingCredenti
 from strongroom_server.rpc.interceptors import Pipeline
 from strongroom_server.rpc.key_service import KeyService
 from strongroom_server.rpc.server import GrpcServer
+from strongroom_server.services.asymmetric import AsymmetricService
 from strongroom_server.services.authorization import Authorization
 from strongroom_server.services.crypto import CryptoService
+from strongroom_server.services.data_key_pairs import DataKeyPairService
 from strongroom_server.services.key_access import KeyAccess
+from strongroom_server.services.key_management import KeyManagement
 from strongroom_server.services.lifecycle import LifecycleService
+from strongroom_server.services.managed_keys import ManagedKeys
+from strongroom_server.services.pair_maker import PairMaker
 from strongroom_server.services.quotas import Quotas
 from strongroom_server.services.records import Recorder
 from strongroom_server.services.rewrap import RootRotation
@@ -237,10 +242,12 @@ def _build_services(
         new_record_id=lambda: new_record_id(clock.now(), os.urandom(10)),
         on_outcome=lambda region, method, outcome: metrics.shard(region).operation(method, outcome),
     )
+    managed = ManagedKeys(topology=topology, authorization=authorization, recorder=recorder)
+    management = KeyManagement.of(
+        managed, clock, minimum_deletion_days=config.lifecycle.minimum_deletion_days
+    )
     lifecycle = LifecycleService(
-        topology=topology,
-        authorization=authorization,
-        recorder=recorder,
+        keys=managed,
         roots=RootBook(recorder=recorder, clock=clock),
         clock=clock,
         new_key_id=uuid.uuid4,
@@ -250,14 +257,15 @@ def _build_services(
         roots = RootRotation(opened.shard, recorder, clock, RootObserver(metrics.shard(region)))
         stack.push_async_callback(_end, asyncio.create_task(roots.run(), name=f"roots-{region}"))
     rotation = RotationByUse(lifecycle=lifecycle, clock=clock)
-    crypto = CryptoService(
-        topology=topology,
-        access=KeyAccess(authorization, quotas),
-        uses=UseCounters(
-            on_rotation_due=rotation.due,
-            max_versions=sum(shard.key_cache_keys for shard in config.shards),
-        ),
-        recorder=recorder,
+    access = KeyAccess(authorization, quotas)
+    uses = UseCounters(
+        on_rotation_due=rotation.due,
+        max_versions=sum(shard.key_cache_keys for shard in config.shards),
+    )
+    crypto = CryptoService(topology=topology, access=access, uses=uses, recorder=recorder)
+    asymmetric = AsymmetricService(topology=topology, access=access, recorder=recorder)
+    pairs = DataKeyPairService(
+        topology=topology, access=access, uses=uses, recorder=recorder, maker=PairMaker(clock)
     )
     credentials = ReloadingCredentials(
         CredentialFiles(
@@ -277,7 +285,13 @@ def _build_services(
             max_concurrent_calls=config.server.max_concurrent_calls,
             quotas=quotas,
         ),
-        keys=KeyService(lifecycle=lifecycle, crypto=crypto),
+        keys=KeyService(
+            lifecycle=lifecycle,
+            crypto=crypto,
+            asymmetric=asymmetric,
+            pairs=pairs,
+            management=management,
+        ),
         audit=AuditService(
             sources={opened.shard.region: opened.spool for opened in shards},
             consumers=frozenset(config.access.audit_consumers),

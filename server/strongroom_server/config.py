@@ -28,6 +28,7 @@ from strongroom_server.errors import StartRefusedError
 __all__ = [
     "AccessConfig",
     "Config",
+    "LifecycleConfig",
     "LimitsConfig",
     "LogConfig",
     "OpsConfig",
@@ -103,6 +104,17 @@ class AccessConfig(Section):
     )
     audit_consumers: tuple[Principal, ...] = Field(
         (), description="principals that may read and acknowledge the audit spools"
+    )
+
+
+class LifecycleConfig(Section):
+    """``[lifecycle]``: what all keys of this server have in common."""
+
+    minimum_deletion_days: int = Field(
+        7,
+        ge=7,
+        le=30,
+        description="shortest waiting time of ScheduleKeyDeletion and ScheduleKeyVersionDeletion",
     )
 
 
@@ -204,6 +216,7 @@ class Config(BaseSettings):
     ops: OpsConfig = Field(default_factory=OpsConfig)
     access: AccessConfig = Field(default_factory=AccessConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    lifecycle: LifecycleConfig = Field(default_factory=LifecycleConfig)
     log: LogConfig = Field(default_factory=LogConfig)
     shards: Annotated[tuple[ShardConfig, ...], Field(min_length=1)]
 

@@ -12,12 +12,17 @@ from tests.support.memory_ports import MemoryClock, MemoryStore, MemoryToken, Me
 from strongroom_server.domain.keys import Key, KeySpec, KeyStorage, KeyUsage
 from strongroom_server.domain.limits import LimitName, Limits
 from strongroom_server.mutations import AuditDraft
+from strongroom_server.services.asymmetric import AsymmetricService
 from strongroom_server.services.authorization import Authorization
 from strongroom_server.services.caller import Caller
 from strongroom_server.services.changes import ChangeRequest
 from strongroom_server.services.crypto import CryptoService
+from strongroom_server.services.data_key_pairs import DataKeyPairService
 from strongroom_server.services.key_access import KeyAccess
+from strongroom_server.services.key_management import KeyManagement
 from strongroom_server.services.lifecycle import LifecycleService, NewKey
+from strongroom_server.services.managed_keys import ManagedKeys
+from strongroom_server.services.pair_maker import PairMaker
 from strongroom_server.services.quotas import Quotas
 from strongroom_server.services.records import Recorder
 from strongroom_server.services.root_book import RootBook
@@ -83,19 +88,28 @@ class MemoryService:
             key_creators=frozenset({ORDERS}),
             on_decision=self.decisions.append,
         )
+        keys = ManagedKeys(
+            topology=self.topology, authorization=self.authorization, recorder=self.recorder
+        )
+        self.management = KeyManagement.of(keys, self.clock, minimum_deletion_days=7)
+        self.aliases = self.management.aliases
         self.lifecycle = LifecycleService(
-            topology=self.topology,
-            authorization=self.authorization,
-            recorder=self.recorder,
+            keys=keys,
             roots=RootBook(recorder=self.recorder, clock=self.clock),
             clock=self.clock,
             new_key_id=uuid.uuid4,
         )
-        self.crypto = CryptoService(
-            topology=self.topology,
-            access=KeyAccess(self.authorization, self.quotas),
-            uses=UseCounters(on_rotation_due=lambda _, key: self.rotation_due.append(key)),
-            recorder=self.recorder,
+        access = KeyAccess(self.authorization, self.quotas)
+        uses = UseCounters(on_rotation_due=lambda _, key: self.rotation_due.append(key))
+        topology, recorder = self.topology, self.recorder
+        self.crypto = CryptoService(topology=topology, access=access, uses=uses, recorder=recorder)
+        self.asymmetric = AsymmetricService(topology=topology, access=access, recorder=recorder)
+        self.pairs = DataKeyPairService(
+            topology=topology,
+            access=access,
+            uses=uses,
+            recorder=recorder,
+            maker=PairMaker(self.clock),
         )
 
     @property
@@ -104,10 +118,16 @@ class MemoryService:
         return next(iter(self.regions.values()))
 
     async def create_key(
-        self, policy: str = "", region: str = "eu-1", storage: KeyStorage | None = None
+        self,
+        policy: str = "",
+        region: str = "eu-1",
+        storage: KeyStorage | None = None,
+        *,
+        spec: KeySpec = KeySpec.AES_256,
+        usage: KeyUsage = KeyUsage.ENCRYPT_DECRYPT,
     ) -> Key:
         """Make a key as ORDERS."""
-        new = NewKey(region, "", KeySpec.AES_256, KeyUsage.ENCRYPT_DECRYPT, policy, storage)
+        new = NewKey(region, "", spec, usage, policy, storage)
         key, _ = await self.lifecycle.create_key(caller(), new, ChangeRequest())
         return key
 

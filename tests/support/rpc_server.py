@@ -91,7 +91,13 @@ async def _serve(
     )
     server = GrpcServer(
         pipeline=pipeline,
-        keys=KeyService(lifecycle=service.lifecycle, crypto=service.crypto),
+        keys=KeyService(
+            lifecycle=service.lifecycle,
+            crypto=service.crypto,
+            asymmetric=service.asymmetric,
+            pairs=service.pairs,
+            management=service.management,
+        ),
         audit=AuditService(sources={}, consumers=frozenset()),
         credentials=credentials.server_credentials(),
         listen="127.0.0.1:0",

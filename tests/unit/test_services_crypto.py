@@ -50,7 +50,7 @@ async def test_what_is_encrypted_is_decrypted(service):
     """With the key's name, an alias, or no name at all, and only with the very context."""
     key = await service.create_key()
     alias = AliasName("eu-1", "payments/cards")
-    await service.lifecycle.create_alias(caller(), alias, key.name, ChangeRequest())
+    await service.aliases.create(caller(), alias, key.name, ChangeRequest())
     made = await encrypt(service, alias)
     assert made.key_version == f"{key.name}/versions/1"
     assert made.blob[:HEADER_BYTES] == header_for(KeyVersionRef(key.key_id, 1))

@@ -171,7 +171,7 @@ async def test_validate_only_changes_nothing(service):
     await service.lifecycle.create_key(caller(), new_key(), dry)
     await service.lifecycle.rotate_key(caller(), key.name, dry)
     await service.lifecycle.set_state(caller(), key.name, KeyState.DISABLED, dry)
-    await service.lifecycle.create_alias(caller(), AliasName("eu-1", "a"), key.name, dry)
+    await service.aliases.create(caller(), AliasName("eu-1", "a"), key.name, dry)
     assert (dict(service.eu.store.keys), set(service.eu.token.materials)) == before
     assert not service.eu.store.aliases
     assert not service.eu.store.memos
@@ -240,7 +240,7 @@ async def test_hidden_and_missing_keys_have_one_answer(service):
             stranger, name, KeyState.DISABLED, ChangeRequest()
         ),
         lambda name: service.lifecycle.list_versions(stranger, name, page_size=0, page_token=""),
-        lambda name: service.lifecycle.create_alias(
+        lambda name: service.aliases.create(
             stranger, AliasName("eu-1", "a"), name, ChangeRequest()
         ),
     )
@@ -257,7 +257,7 @@ async def test_aliases_name_keys_of_their_own_region(service):
     """An alias is made once, in the region of its key, outside `service/`, by who may."""
     key = await service.create_key(VISIBLE_TO_ALL)
     name = AliasName("eu-1", "payments/cards")
-    create = service.lifecycle.create_alias
+    create = service.aliases.create
     alias, _ = await create(caller(), name, key.name, ONCE)
     assert (alias.name, alias.key_id) == (name, key.key_id)
     assert (await service.lifecycle.get_key(caller(STRANGER), name))[0] == key
@@ -282,10 +282,7 @@ async def test_two_callers_at_once_make_one_alias(service):
     one, two = await service.create_key(), await service.create_key()
     name = AliasName("eu-1", "a")
     results = await asyncio.gather(
-        *(
-            service.lifecycle.create_alias(caller(), name, key.name, ChangeRequest())
-            for key in (one, two)
-        ),
+        *(service.aliases.create(caller(), name, key.name, ChangeRequest()) for key in (one, two)),
         return_exceptions=True,
     )
     assert sum(isinstance(result, AliasExistsError) for result in results) == 1
@@ -294,7 +291,7 @@ async def test_two_callers_at_once_make_one_alias(service):
 async def test_first_answers_survive_their_encoding(service):
     """What is kept under a request id decodes to the same answer, without the policy."""
     key = await service.create_key(VISIBLE_TO_ALL)
-    alias, _ = await service.lifecycle.create_alias(
+    alias, _ = await service.aliases.create(
         caller(), AliasName("eu-1", "a"), key.name, ChangeRequest()
     )
     decoded = decode_answer(encode_answer(Answer(key=key, alias=alias)))

@@ -13,6 +13,7 @@ from strongroom import encryption_context as contexts
 from strongroom.resource_names import (
     AliasName,
     KeyName,
+    KeyVersionName,
     RegionName,
     ResourceNameError,
     parse_key_or_alias,
@@ -27,8 +28,10 @@ from strongroom_server.domain.keys import (
     KeyStorage,
     KeyUsage,
     KeyVersion,
+    VersionState,
 )
 from strongroom_server.errors import ArgumentInvalidError, ChecksumMismatchError
+from strongroom_server.services.key_lists import KeyList
 
 # isort: split
 from strongroom.kms.v1 import key_service_pb2 as messages
@@ -37,12 +40,14 @@ from strongroom.kms.v1 import resources_pb2 as resources
 __all__ = [
     "algorithm_of",
     "algorithm_value",
+    "alias",
     "alias_message",
     "alias_name",
     "check_crc32c",
     "context_of",
     "crc32c",
     "data_key_bytes",
+    "key_list",
     "key_message",
     "key_name",
     "key_or_alias",
@@ -53,6 +58,7 @@ __all__ = [
     "usage_of",
     "usage_value",
     "version_message",
+    "version_name",
 ]
 
 _SPECS: Final = {spec: resources.KeySpec.Value(f"KEY_SPEC_{spec}") for spec in KeySpec}
@@ -71,6 +77,14 @@ _ASKED_STORAGES: Final = {number: storage for storage, number in _STORAGES.items
 _STATES: Final = {
     KeyState.ENABLED: resources.KEY_STATE_ENABLED,
     KeyState.DISABLED: resources.KEY_STATE_DISABLED,
+    KeyState.PENDING_DELETION: resources.KEY_STATE_PENDING_DELETION,
+    KeyState.DESTROYED: resources.KEY_STATE_DESTROYED,
+}
+_ASKED_STATES: Final = {number: state for state, number in _STATES.items()}
+_VERSION_STATES: Final = {
+    VersionState.ENABLED: resources.KEY_VERSION_STATE_ENABLED,
+    VersionState.PENDING_DELETION: resources.KEY_VERSION_STATE_PENDING_DELETION,
+    VersionState.DESTROYED: resources.KEY_VERSION_STATE_DESTROYED,
 }
 _MANAGERS: Final = {KeyManager.CUSTOMER: resources.KEY_MANAGER_CUSTOMER}
 _DATA_KEY_BYTES: Final = {
@@ -93,6 +107,32 @@ def key_name(field: str, text: str) -> KeyName:
         return KeyName.parse(text)
     except ResourceNameError as exc:
         raise ArgumentInvalidError.of(field, "resource_name", str(exc)) from exc
+
+
+def version_name(field: str, text: str) -> KeyVersionName:
+    """Parse the name of a key version; raise ArgumentInvalidError naming `field`."""
+    try:
+        return KeyVersionName.parse(text)
+    except ResourceNameError as exc:
+        raise ArgumentInvalidError.of(field, "resource_name", str(exc)) from exc
+
+
+def alias(field: str, text: str) -> AliasName:
+    """Parse the name of an alias; raise ArgumentInvalidError naming `field`."""
+    try:
+        return AliasName.parse(text)
+    except ResourceNameError as exc:
+        raise ArgumentInvalidError.of(field, "resource_name", str(exc)) from exc
+
+
+def key_list(request: messages.ListKeysRequest) -> KeyList:
+    """Return which keys a list is to have, and in which order."""
+    wanted = request.filter
+    return KeyList(
+        states=frozenset(_ASKED_STATES[state] for state in wanted.states) or None,
+        tags=frozenset(wanted.tags.items()),
+        newest_first=request.order == messages.KEY_ORDER_NEWEST_FIRST,
+    )
 
 
 def key_or_alias(field: str, text: str) -> KeyName | AliasName:
@@ -197,6 +237,10 @@ def _timestamp(time: datetime) -> timestamp_pb2.Timestamp:
     return message
 
 
+def _optional(time: datetime | None) -> timestamp_pb2.Timestamp | None:
+    return None if time is None else _timestamp(time)
+
+
 def key_message(key: Key) -> resources.Key:
     """Return the message of a key."""
     return resources.Key(
@@ -212,6 +256,9 @@ def key_message(key: Key) -> resources.Key:
         update_time=_timestamp(key.update_time),
         etag=key.etag,
         storage=_STORAGES[key.storage],
+        deletion_time=_optional(key.deletion.time if key.deletion else None),
+        destroy_time=_optional(key.destroy_time),
+        tags=dict(key.tags),
         algorithms=[_ALGORITHMS[each] for each in algorithms_of(key.spec, key.usage)],
     )
 
@@ -224,6 +271,9 @@ def version_message(key: Key, version: KeyVersion) -> resources.KeyVersion:
         is_primary=version.number == key.primary_version,
         create_time=_timestamp(version.create_time),
         reserved_uses=version.reserved_uses,
+        state=_VERSION_STATES[version.state],
+        deletion_time=_optional(version.deletion.time if version.deletion else None),
+        destroy_time=_optional(version.destroy_time),
     )
 
 
@@ -233,4 +283,5 @@ def alias_message(alias: Alias) -> resources.Alias:
         name=str(alias.name),
         key=str(KeyName(alias.name.region, alias.key_id)),
         create_time=_timestamp(alias.create_time),
+        update_time=_timestamp(alias.update_time or alias.create_time),
     )

@@ -7,10 +7,12 @@ from strongroom_server.domain.keys import KeyState
 from strongroom_server.rpc import convert
 from strongroom_server.rpc.asymmetric_methods import AsymmetricMethods
 from strongroom_server.rpc.call import Call
+from strongroom_server.rpc.key_lifecycle import KeyLifecycleMethods
 from strongroom_server.services.asymmetric import AsymmetricService
 from strongroom_server.services.changes import ChangeRequest
 from strongroom_server.services.crypto import CryptoService, DataKey
 from strongroom_server.services.data_key_pairs import DataKeyPairService
+from strongroom_server.services.key_management import KeyManagement
 from strongroom_server.services.lifecycle import LifecycleService, NewKey
 
 __all__ = ["METHODS", "SERVICE", "KeyService"]
@@ -18,7 +20,7 @@ __all__ = ["METHODS", "SERVICE", "KeyService"]
 SERVICE = "strongroom.kms.v1.KeyService"
 
 
-class KeyService(AsymmetricMethods):
+class KeyService(AsymmetricMethods, KeyLifecycleMethods):
     """The gRPC skin over life cycle and crypto services."""
 
     def __init__(
@@ -28,9 +30,11 @@ class KeyService(AsymmetricMethods):
         crypto: CryptoService,
         asymmetric: AsymmetricService,
         pairs: DataKeyPairService,
+        management: KeyManagement,
     ) -> None:
         """Take the services; holds no state of its own."""
         AsymmetricMethods.__init__(self, asymmetric=asymmetric, pairs=pairs)
+        KeyLifecycleMethods.__init__(self, management=management)
         self._lifecycle = lifecycle
         self._crypto = crypto
 
@@ -44,6 +48,7 @@ class KeyService(AsymmetricMethods):
             usage=convert.usage_of(request.usage),
             policy=request.policy,
             storage=convert.storage_of(request.storage),
+            tags=dict(request.tags),
         )
         change = ChangeRequest(request.request_id, "", request.validate_only)
         key, receipt = await self._lifecycle.create_key(
@@ -70,6 +75,7 @@ class KeyService(AsymmetricMethods):
             convert.region("parent", request.parent),
             page_size=request.page_size,
             page_token=request.page_token,
+            wanted=convert.key_list(request),
         )
         call.receipts.append(receipt)
         return messages.ListKeysResponse(
@@ -132,19 +138,6 @@ class KeyService(AsymmetricMethods):
             key_versions=[convert.version_message(key, version) for version in versions],
             next_page_token=token,
         )
-
-    async def CreateAlias(  # noqa: N802
-        self, request: messages.CreateAliasRequest, call: Call
-    ) -> messages.CreateAliasResponse:
-        call.key = request.key
-        alias, receipt = await self._lifecycle.create_alias(
-            call.caller(request.request_id),
-            convert.alias_name(request.parent, request.alias_id),
-            convert.key_name("key", request.key),
-            ChangeRequest(request.request_id, "", request.validate_only),
-        )
-        call.receipts.append(receipt)
-        return messages.CreateAliasResponse(alias=convert.alias_message(alias))
 
     async def Encrypt(  # noqa: N802
         self, request: messages.EncryptRequest, call: Call

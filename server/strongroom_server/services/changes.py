@@ -78,8 +78,10 @@ class Changes:
                             trace.key = str(first.key.name)
                         return first, None
                 change, answer = await plan()
-                if change is None or request.validate_only:
+                if request.validate_only or (change is None and not request.request_id):
                     return answer, None
+                # Also what changes nothing is remembered under its request id: a repeat
+                # that comes after somebody else's change must not undo that.
                 memo = RequestMemo(*memo_key, digest, encode_answer(answer))
                 draft = self._recorder.draft(caller, trace)
                 outbox_id = await shard.store.commit(

@@ -11,9 +11,9 @@ from strongroom_server.domain.algorithms import is_pair
 from strongroom_server.domain.key_uses import check_takes_part
 from strongroom_server.domain.keys import Key, KeyState
 from strongroom_server.domain.policy import Action
+from strongroom_server.domain.states import check_state, check_version_state
 from strongroom_server.errors import (
     CiphertextInvalidError,
-    KeyDisabledError,
     KeyNotFoundError,
     WrongKeyError,
 )
@@ -72,7 +72,7 @@ class KeyAccess:
         Raises:
             KeyNotFoundError: There is none, or the caller may not see it.
             PolicyDeniedError: The caller may see it, not use it so.
-            KeyDisabledError: It is disabled.
+            KeyDisabledError, KeyStateInvalidError: Its state does not allow this.
             KeyUsageMismatchError: This use is not for such keys.
         """
         return self._admit(use, await use.shard.find(name), str(name))
@@ -107,15 +107,18 @@ class KeyAccess:
             CiphertextInvalidError: It is malformed, names an unknown version, or names a key
                 that makes no blobs.
             WrongKeyError: Another key made it.
+            KeyStateInvalidError: The version waits for its destruction, or is destroyed.
         """
         parsed = ciphertext.parse(blob)
         if parsed.ref.key_id != key.key_id:
             raise WrongKeyError
         if is_pair(key.spec):
             raise CiphertextInvalidError
-        if not key.has_version(parsed.ref.version):
+        version = key.version(parsed.ref.version)
+        if version is None:
             raise CiphertextInvalidError
-        use.trace.key_version = parsed.ref.version
+        use.trace.key_version = version.number
+        check_version_state(use.action, key, version)
         return parsed
 
     def _admit(self, use: Use, key: Key, asked_name: str) -> Key:
@@ -123,8 +126,8 @@ class KeyAccess:
         use.trace.policy = self._authorization.authorize(
             use.caller.principal, use.action, key, use.context, asked_name=asked_name
         )
-        if key.state is not KeyState.ENABLED:
-            raise KeyDisabledError(str(key.name))
+        if key.state is not KeyState.ENABLED:  # asked first: this is the hot path
+            check_state(use.action, key)
         check_takes_part(use.action, key)
         # Last: to somebody who may not use the key, a quota would tell that it is there.
         self._quotas.take_use(use.caller.principal, key.key_id)

@@ -1,4 +1,4 @@
-"""Keys and aliases: create, see, list, enable, disable, rotate.
+"""Keys: create, see, list, enable, disable, rotate.
 
 How a change is made, once and recorded, is in `changes.py`; here is what is changed.
 """
@@ -6,16 +6,15 @@ How a change is made, once and recorded, is in `changes.py`; here is what is cha
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from strongroom.receipts import Receipt
-from strongroom.resource_names import AliasName, KeyName
+from strongroom.resource_names import KeyName
 from strongroom_server.domain.algorithms import choose_storage
 from strongroom_server.domain.key_uses import check_takes_part
 from strongroom_server.domain.keys import (
-    Alias,
     Key,
     KeyManager,
     KeySpec,
@@ -25,29 +24,24 @@ from strongroom_server.domain.keys import (
     KeyVersion,
 )
 from strongroom_server.domain.policy import Action, default_policy
-from strongroom_server.errors import (
-    AliasExistsError,
-    ArgumentInvalidError,
-    EtagMismatchError,
-    KeyDisabledError,
-    RequestIdReusedError,
-)
-from strongroom_server.mutations import AddVersion, Change, CreateAlias, CreateKey, SetState
+from strongroom_server.domain.states import check_state
+from strongroom_server.domain.tags import check_tags
+from strongroom_server.mutations import AddVersion, Change, CreateKey, KeyChange, SetState
 from strongroom_server.ports import Clock
 from strongroom_server.services import pages
 from strongroom_server.services.answers import Answer
-from strongroom_server.services.authorization import Authorization
 from strongroom_server.services.caller import Caller
-from strongroom_server.services.changes import ChangeRequest, Changes
+from strongroom_server.services.changes import ChangeRequest
 from strongroom_server.services.key_access import KeyOrAlias
-from strongroom_server.services.key_lists import visible_page
-from strongroom_server.services.records import Recorder, Trace
+from strongroom_server.services.key_lists import KeyList, visible_page
+from strongroom_server.services.managed_keys import ManagedKeys, key_of
+from strongroom_server.services.records import Trace
 from strongroom_server.services.root_book import RootBook
-from strongroom_server.shards.topology import Shard, Topology
+from strongroom_server.shards.topology import Shard
 
 __all__ = ["LifecycleService", "NewKey"]
 
-RESERVED_ALIAS_PREFIX: Final = "service/"
+ALL_KEYS: Final = KeyList()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +57,7 @@ class NewKey:
     usage: KeyUsage
     policy: str
     storage: KeyStorage | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class LifecycleService:
@@ -71,18 +66,13 @@ class LifecycleService:
     def __init__(
         self,
         *,
-        topology: Topology,
-        authorization: Authorization,
-        recorder: Recorder,
+        keys: ManagedKeys,
         roots: RootBook,
         clock: Clock,
         new_key_id: Callable[[], uuid.UUID],
     ) -> None:
         """Take the collaborators; `new_key_id` makes random UUIDs (version 4)."""
-        self._topology = topology
-        self._authorization = authorization
-        self._recorder = recorder
-        self._changes = Changes(recorder)
+        self._keys = keys
         self._roots = roots
         self._clock = clock
         self._new_key_id = new_key_id
@@ -95,11 +85,11 @@ class LifecycleService:
         Raises:
             StrongroomError: As the error table says; recorded.
         """
-        shard = self._topology.shard(new.region)
+        shard = self._keys.topology.shard(new.region)
         trace = Trace("CreateKey", validate_only=request.validate_only)
 
         async def plan() -> tuple[Change | None, Answer]:
-            trace.policy = self._authorization.authorize_create(
+            trace.policy = self._keys.authorization.authorize_create(
                 caller.principal, f"regions/{new.region}"
             )
             now = self._clock.now()
@@ -121,10 +111,11 @@ class LifecycleService:
                 storage=choose_storage(
                     new.spec, new.storage, default=shard.storage, region=shard.region
                 ),
+                tags=check_tags(new.tags),
             )
             trace.key = str(key.name)
             trace.key_version = 1
-            self._authorization.check_new_policy(
+            self._keys.authorization.check_new_policy(
                 key.policy, creator=caller.principal, key_name=str(key.name)
             )
             if not request.validate_only:
@@ -132,11 +123,15 @@ class LifecycleService:
                 key = replace(key, versions=(first,))
             return CreateKey(key), Answer(key=key)
 
-        body: tuple[str, ...] = (new.region, new.description, new.spec, new.usage, new.policy)
+        body: tuple[object, ...] = (new.region, new.description, new.spec, new.usage, new.policy)
         if new.storage is not None:  # else as before there was a choice: memos outlive updates
             body = (*body, new.storage)
-        answer, receipt = await self._changes.make(shard, caller, trace, request, body, plan=plan)
-        return _key(answer), receipt
+        if new.tags:
+            body = (*body, sorted(new.tags.items()))
+        answer, receipt = await self._keys.changes.make(
+            shard, caller, trace, request, body, plan=plan
+        )
+        return key_of(answer), receipt
 
     async def get_key(self, caller: Caller, name: KeyOrAlias) -> tuple[Key, Receipt]:
         """Return a key that the caller may see.
@@ -144,36 +139,45 @@ class LifecycleService:
         Raises:
             StrongroomError: As the error table says; recorded.
         """
-        shard = self._topology.shard(name.region)
+        shard = self._keys.topology.shard(name.region)
         trace = Trace("GetKey", str(name))
 
         async def work() -> Key:
-            return await self._permitted(caller, shard, name, Action.GET_KEY, trace)
+            return await self._keys.permitted(caller, shard, name, Action.GET_KEY, trace)
 
-        return await self._recorder.run(shard, caller, trace, work)
+        return await self._keys.recorder.run(shard, caller, trace, work)
 
     async def list_keys(
-        self, caller: Caller, region: str, *, page_size: int, page_token: str
+        self,
+        caller: Caller,
+        region: str,
+        *,
+        page_size: int,
+        page_token: str,
+        wanted: KeyList = ALL_KEYS,
     ) -> tuple[Sequence[Key], str, Receipt]:
-        """Return a page of the keys that the caller may see, and the next page's token.
+        """Return a page of those `wanted` that the caller may see, and the next page's token.
 
         A page may have fewer keys than asked for and a token all the same.
 
         Raises:
             StrongroomError: As the error table says; recorded.
         """
-        shard = self._topology.shard(region)
+        shard = self._keys.topology.shard(region)
         trace = Trace("ListKeys", policy="visible-keys")
-        parent = f"regions/{region}"
         size = page_size or pages.DEFAULT_PAGE_SIZE
 
         async def work() -> tuple[Sequence[Key], str]:
-            after = pages.key_position(page_token, parent)
             return await visible_page(
-                shard, self._authorization, caller.principal, after=after, size=size
+                shard,
+                self._keys.authorization,
+                caller.principal,
+                wanted,
+                page_token=page_token,
+                size=size,
             )
 
-        (keys, token), receipt = await self._recorder.run(shard, caller, trace, work)
+        (keys, token), receipt = await self._keys.recorder.run(shard, caller, trace, work)
         return keys, token, receipt
 
     async def list_versions(
@@ -184,12 +188,12 @@ class LifecycleService:
         Raises:
             StrongroomError: As the error table says; recorded.
         """
-        shard = self._topology.shard(name.region)
+        shard = self._keys.topology.shard(name.region)
         trace = Trace("ListKeyVersions", str(name))
         size = page_size or pages.DEFAULT_PAGE_SIZE
 
         async def work() -> tuple[Key, Sequence[KeyVersion], str]:
-            key = await self._permitted(caller, shard, name, Action.LIST_KEY_VERSIONS, trace)
+            key = await self._keys.permitted(caller, shard, name, Action.LIST_KEY_VERSIONS, trace)
             after = pages.version_position(page_token, str(name))
             rest = [version for version in key.versions if version.number > after]
             page = rest[:size]
@@ -197,7 +201,7 @@ class LifecycleService:
             token = pages.version_token(str(name), page[-1].number) if more else ""
             return key, page, token
 
-        (key, page, token), receipt = await self._recorder.run(shard, caller, trace, work)
+        (key, page, token), receipt = await self._keys.recorder.run(shard, caller, trace, work)
         return key, page, token, receipt
 
     async def set_state(
@@ -209,21 +213,14 @@ class LifecycleService:
             StrongroomError: As the error table says; recorded.
         """
         action = Action.ENABLE_KEY if state is KeyState.ENABLED else Action.DISABLE_KEY
-        shard = self._topology.shard(name.region)
-        trace = Trace(action.value, str(name), validate_only=request.validate_only)
 
-        async def plan() -> tuple[Change | None, Answer]:
-            key = await self._permitted(caller, shard, name, action, trace)
-            _check_etag(key, request.etag)
+        async def plan(_: Shard, key: Key) -> KeyChange | None:
             if key.state is state:
-                return None, Answer(key=key)
-            now = self._clock.now()
-            after = replace(key, state=state, update_time=now, revision=key.revision + 1)
-            return SetState(key.key_id, state, now, key.revision), Answer(key=after)
+                return None
+            return SetState(key.key_id, state, self._clock.now(), key.revision)
 
         body = (str(name), request.etag)
-        answer, receipt = await self._changes.make(shard, caller, trace, request, body, plan=plan)
-        return _key(answer), receipt
+        return await self._keys.change(caller, name, action, request, body, plan=plan)
 
     async def rotate_key(
         self, caller: Caller, name: KeyName, request: ChangeRequest
@@ -233,17 +230,12 @@ class LifecycleService:
         Raises:
             StrongroomError: As the error table says; recorded.
         """
-        shard = self._topology.shard(name.region)
-        trace = Trace("RotateKey", str(name), validate_only=request.validate_only)
 
-        async def plan() -> tuple[Change | None, Answer]:
-            key = await self._permitted(caller, shard, name, Action.ROTATE_KEY, trace)
-            _check_etag(key, request.etag)
-            return await self._plan_rotation(caller, shard, key, request, trace)
+        async def plan(shard: Shard, key: Key) -> KeyChange | None:
+            return await self._plan_rotation(caller, shard, key, request)
 
         body = (str(name), request.etag)
-        answer, receipt = await self._changes.make(shard, caller, trace, request, body, plan=plan)
-        return _key(answer), receipt
+        return await self._keys.change(caller, name, Action.ROTATE_KEY, request, body, plan=plan)
 
     async def rotate_worn(self, caller: Caller, shard: Shard, name: KeyName) -> None:
         """Rotate a key whose primary version has reached 2^30 uses, as the service itself.
@@ -256,71 +248,22 @@ class LifecycleService:
 
         async def plan() -> tuple[Change | None, Answer]:
             key = await shard.find(name)
-            return await self._plan_rotation(caller, shard, key, request, trace)
+            check_state(Action.ROTATE_KEY, key)
+            change = await self._plan_rotation(caller, shard, key, request)
+            trace.key_version = change.version.number
+            return change, Answer(key=change.apply(key))
 
-        await self._changes.make(shard, caller, trace, request, (str(name),), plan=plan)
-
-    async def create_alias(
-        self, caller: Caller, name: AliasName, key_name: KeyName, request: ChangeRequest
-    ) -> tuple[Alias, Receipt]:
-        """Give a key of the same shard a second name.
-
-        Raises:
-            StrongroomError: As the error table says; recorded.
-        """
-        shard = self._topology.shard(name.region)
-        trace = Trace("CreateAlias", str(key_name), validate_only=request.validate_only)
-
-        async def plan() -> tuple[Change | None, Answer]:
-            if key_name.region != name.region:
-                raise ArgumentInvalidError.of(
-                    "key", "alias.region", f"the key must live in regions/{name.region}"
-                )
-            if name.alias.startswith(RESERVED_ALIAS_PREFIX):
-                raise ArgumentInvalidError.of(
-                    "alias_id", "alias.reserved", f"{RESERVED_ALIAS_PREFIX} is reserved"
-                )
-            key = await self._permitted(caller, shard, key_name, Action.CREATE_ALIAS, trace)
-            if await shard.store.find_alias(name) is not None:
-                raise AliasExistsError(f"{name} exists")
-            alias = Alias(name, key.key_id, self._clock.now())
-            return CreateAlias(alias), Answer(alias=alias)
-
-        body = (str(name), str(key_name))
-        answer, receipt = await self._changes.make(shard, caller, trace, request, body, plan=plan)
-        if answer.alias is None:
-            raise RequestIdReusedError
-        return answer.alias, receipt
-
-    async def _permitted(
-        self, caller: Caller, shard: Shard, name: KeyOrAlias, action: Action, trace: Trace
-    ) -> Key:
-        key = await shard.find(name)
-        trace.key = str(key.name)
-        trace.policy = self._authorization.authorize(
-            caller.principal, action, key, {}, asked_name=str(name)
-        )
-        return key
+        await self._keys.changes.make(shard, caller, trace, request, (str(name),), plan=plan)
 
     async def _plan_rotation(
-        self, caller: Caller, shard: Shard, key: Key, request: ChangeRequest, trace: Trace
-    ) -> tuple[Change | None, Answer]:
-        if key.state is not KeyState.ENABLED:
-            raise KeyDisabledError(str(key.name))
+        self, caller: Caller, shard: Shard, key: Key, request: ChangeRequest
+    ) -> AddVersion:
         check_takes_part(Action.ROTATE_KEY, key)
         now = self._clock.now()
         version = KeyVersion(key.versions[-1].number + 1, now, 0)
-        trace.key_version = version.number
         if not request.validate_only:
             version = await self._with_material(caller, shard, key, version)
-        after = replace(
-            key,
-            primary_version=version.number,
-            update_time=now,
-            revision=key.revision + 1,
-            versions=(*key.versions, version),
-        )
-        return AddVersion(key.key_id, version, now, key.revision), Answer(key=after)
+        return AddVersion(key.key_id, version, now, key.revision)
 
     async def _with_material(
         self, caller: Caller, shard: Shard, key: Key, version: KeyVersion
@@ -340,14 +283,3 @@ class LifecycleService:
             deadline=deadline,
         )
         return replace(version, wrapped=material.wrapped)
-
-
-def _check_etag(key: Key, etag: str) -> None:
-    if etag and etag != key.etag:
-        raise EtagMismatchError(str(key.name))
-
-
-def _key(answer: Answer) -> Key:
-    if answer.key is None:  # the memo of another method cannot come here: it has its own id
-        raise RequestIdReusedError
-    return answer.key

@@ -16,7 +16,15 @@ from uuid import UUID
 
 from strongroom_server.errors import ArgumentInvalidError
 
-__all__ = ["DEFAULT_PAGE_SIZE", "key_position", "key_token", "version_position", "version_token"]
+__all__ = [
+    "DEFAULT_PAGE_SIZE",
+    "alias_position",
+    "alias_token",
+    "key_position",
+    "key_token",
+    "version_position",
+    "version_token",
+]
 
 DEFAULT_PAGE_SIZE: Final = 100
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -62,6 +70,26 @@ def version_position(token: str, parent: str) -> int:
             return 0
         case ["versions", str(of), int(number)] if of == parent:
             return number
+        case _:
+            raise _invalid()
+
+
+def alias_token(parent: str, alias: str) -> str:
+    """Return the token of the page after this alias."""
+    return _encode(["aliases", parent, alias])
+
+
+def alias_position(token: str, parent: str) -> str:
+    """Return the last alias seen; empty for the first page.
+
+    Raises:
+        ArgumentInvalidError: It is not a token of this list.
+    """
+    match _decode(token):
+        case None:
+            return ""
+        case ["aliases", str(of), str(alias)] if of == parent:
+            return alias
         case _:
             raise _invalid()
 
