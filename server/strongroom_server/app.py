@@ -29,6 +29,7 @@ import uvloop
 
 from strongroom.audit.v1 import audit_service_pb2
 from strongroom.kms.v1 import key_service_pb2
+from strongroom_server.audit.identifiers import IdentifierHasher, load_identifier_key
 from strongroom_server.audit.limits import SpoolLimits
 from strongroom_server.audit.outbox import ShardAuditTrail
 from strongroom_server.audit.record import new_record_id
@@ -37,10 +38,12 @@ from strongroom_server.config import Config, ShardConfig
 from strongroom_server.domain.keys import KeyStorage
 from strongroom_server.errors import StartRefusedError
 from strongroom_server.hsm.pool import SessionPool, SessionPoolSettings
+from strongroom_server.mutations import AuditDraft
 from strongroom_server.ops.health import ReadinessCheck, build_ops_server
+from strongroom_server.ops.hsm_events import RecordingHsmObserver
 from strongroom_server.ops.logging import configure_logging
 from strongroom_server.ops.metrics import Metrics
-from strongroom_server.ops.observers import HsmObserver, RootObserver, RpcObserver
+from strongroom_server.ops.observers import RootObserver, RpcObserver
 from strongroom_server.rpc.audit_service import AuditService
 from strongroom_server.rpc.credentials import CredentialFiles, ReloadingCredentials
 from strongroom_server.rpc.interceptors import Pipeline
@@ -50,6 +53,7 @@ from strongroom_server.services.asymmetric import AsymmetricService
 from strongroom_server.services.authorization import Authorization
 from strongroom_server.services.crypto import CryptoService
 from strongroom_server.services.data_key_pairs import DataKeyPairService
+from strongroom_server.services.events import ShardEvents
 from strongroom_server.services.key_access import KeyAccess
 from strongroom_server.services.key_management import KeyManagement
 from strongroom_server.services.lifecycle import LifecycleService
@@ -57,6 +61,7 @@ from strongroom_server.services.managed_keys import ManagedKeys
 from strongroom_server.services.pair_maker import PairMaker
 from strongroom_server.services.quotas import Quotas
 from strongroom_server.services.records import Recorder
+from strongroom_server.services.refusals import Refusals
 from strongroom_server.services.rewrap import RootRotation
 from strongroom_server.services.root_book import RootBook
 from strongroom_server.services.rotation_by_use import RotationByUse
@@ -67,6 +72,8 @@ from strongroom_server.store.sqlite_store import SqliteKeyStore
 __all__ = ["run", "serve"]
 
 HSM_GRACE_SECONDS: Final = 2.0
+# A start does not wait longer for the disk: what comes after is on disk after.
+RECORD_SECONDS: Final = 5.0
 
 _log = structlog.stdlib.get_logger("strongroom.app")
 
@@ -91,6 +98,7 @@ class _OpenShard:
     pool: SessionPool
     store: SqliteKeyStore
     spool: Spool
+    events: ShardEvents
 
 
 def run(config: Config) -> int:
@@ -120,6 +128,7 @@ async def serve(config: Config) -> None:
         loop.add_signal_handler(number, stop.set)
     clock = SystemClock()
     metrics = _build_metrics(config, clock)
+    recorder = _build_recorder(config, clock, metrics)
     checks: dict[str, ReadinessCheck] = {}
     draining = False
     checks["serving"] = lambda: "the server is stopping" if draining else None
@@ -130,14 +139,19 @@ async def serve(config: Config) -> None:
         await ops.start()
         stack.push_async_callback(ops.stop)
         shards = [
-            await stack.enter_async_context(_open_shard(shard, clock, metrics))
+            await stack.enter_async_context(_open_shard(shard, clock, metrics, recorder))
             for shard in config.shards
         ]
         for opened in shards:
             _watch_shard(opened, metrics, checks, clock)
-        server, rotation = _build_services(config, clock, metrics, shards, stack)
+        server, rotation = _build_services(
+            config, clock, metrics, recorder=recorder, shards=shards, stack=stack
+        )
         del checks["started"]
         _settle_garbage_collector()
+        described = {"config_sha256": config.digest(), "version": version("strongroom")}
+        for opened in shards:
+            await opened.events.started(described, wait_seconds=RECORD_SECONDS)
         await server.start()
         _log.info(
             "serving",
@@ -167,9 +181,12 @@ def _settle_garbage_collector() -> None:
 
 @contextlib.asynccontextmanager
 async def _open_shard(
-    config: ShardConfig, clock: SystemClock, metrics: Metrics
+    config: ShardConfig, clock: SystemClock, metrics: Metrics, recorder: Recorder
 ) -> AsyncIterator[_OpenShard]:
-    """Open store, spool and HSM of a region; close them in the opposite order."""
+    """Open store, spool and HSM of a region; close them in the opposite order.
+
+    The records of what happens by itself end the spool: a stop is its last record.
+    """
     async with contextlib.AsyncExitStack() as stack:
         store = await SqliteKeyStore.open(
             config.store, config.region, clock=clock, key_cache_keys=config.key_cache_keys
@@ -196,6 +213,14 @@ async def _open_shard(
                 "record in it is in the audit log"
             )
         trail = ShardAuditTrail(spool, store, region=config.region)
+        events = ShardEvents(trail, recorder)
+        stack.callback(events.stopped)
+        lost = spool.early.lost_records
+        # Before any other record: in the place of the first one that may be missing.
+        if lost and await events.recorded(
+            "BufferedRecordsLost", count=lost, wait_seconds=RECORD_SECONDS
+        ):
+            await spool.early.note_loss_recorded()
         stack.push_async_callback(trail.close)
         await trail.recover()
         pool = SessionPool(
@@ -213,20 +238,40 @@ async def _open_shard(
                 needs_wrap=config.default_storage == "wrapped",
             ),
             clock=clock,
-            observer=HsmObserver(metrics.shard(config.region)),
+            observer=RecordingHsmObserver(metrics.shard(config.region), events),
         )
         stack.push_async_callback(pool.close, HSM_GRACE_SECONDS)
         await pool.start()
-        metrics.shard(config.region).set_spool_limit(config.spool_limit_bytes)
+        metrics.shard(config.region).set_spool_limits(
+            config.spool_limit_bytes, config.spool_limit_seconds
+        )
         storage = KeyStorage(config.default_storage.upper())
         shard = Shard(config.region, pool, store, trail, storage)
-        yield _OpenShard(shard, pool, store, spool)
+        yield _OpenShard(shard, pool, store, spool, events)
+
+
+def _build_recorder(config: Config, clock: SystemClock, metrics: Metrics) -> Recorder:
+    def no_hiding(draft: AuditDraft) -> AuditDraft:
+        return draft
+
+    hide, key_file = no_hiding, config.audit.identifier_key_file
+    if key_file is not None:
+        key = load_identifier_key(key_file)
+        hide = IdentifierHasher(key, config.audit.hash_identifiers).hide
+    return Recorder(
+        clock=clock,
+        new_record_id=lambda: new_record_id(clock.now(), os.urandom(10)),
+        on_outcome=lambda region, method, outcome: metrics.shard(region).operation(method, outcome),
+        hide=hide,
+    )
 
 
 def _build_services(
     config: Config,
     clock: SystemClock,
     metrics: Metrics,
+    *,
+    recorder: Recorder,
     shards: list[_OpenShard],
     stack: contextlib.AsyncExitStack,
 ) -> tuple[GrpcServer, RotationByUse]:
@@ -284,6 +329,7 @@ def _build_services(
             default_deadline_seconds=config.server.default_deadline_seconds,
             max_concurrent_calls=config.server.max_concurrent_calls,
             quotas=quotas,
+            refusals=refusals,
         ),
         keys=KeyService(
             lifecycle=lifecycle,
@@ -340,7 +386,7 @@ def _watch_shard(
         counted = status.last_sequence
         oldest = status.oldest_unacknowledged_time
         age = 0.0 if oldest is None else (clock.now() - oldest).total_seconds()
-        shard_metrics.set_spool(status.unacknowledged_bytes, max(age, 0.0))
+        shard_metrics.set_spool(status.unacknowledged_bytes, max(age, 0.0), status.waiting_records)
         counts = store.counts()
         shard_metrics.set_keys(counts.keys_by_state, counts.versions)
         shard_metrics.set_sessions(pool.status().ready)
@@ -352,5 +398,5 @@ def _watch_shard(
         None if store.is_current else "the store is behind, or damaged"
     )
     checks[f"audit-{region}"] = lambda: (
-        None if spool.is_ready else "the audit spool is full, failing, or above 80 %"
+        None if spool.is_ready else "the audit spool is full, too old, failing, or above 80 %"
     )

@@ -7,6 +7,8 @@ paths of files. This is the only module of the server that reads the environment
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -21,6 +23,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from strongroom_server.config_audit import AuditConfig
 from strongroom_server.config_limits import LimitsConfig, PrincipalLimitsConfig
 from strongroom_server.config_types import Principal, Section
 from strongroom_server.errors import StartRefusedError
@@ -220,6 +223,15 @@ class Config(BaseSettings):
     log: LogConfig = Field(default_factory=LogConfig)
     shards: Annotated[tuple[ShardConfig, ...], Field(min_length=1)]
 
+    def digest(self) -> str:
+        """Return the SHA-256 of all settings, hex (audit-record-v1.md, Other methods).
+
+        No setting is a secret: those are in files, whose paths are digested.
+        """
+        settings = self.model_dump(mode="json")
+        text = json.dumps(settings, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -289,9 +301,13 @@ def _check_environment(names: Iterable[str]) -> None:
 
 
 def _resolve_paths(config: Config, base: Path) -> Config:
-    tls = config.tls
+    tls, audit = config.tls, config.audit
+    key_file = audit.identifier_key_file
     return config.model_copy(
         update={
+            "audit": audit.model_copy(
+                update={"identifier_key_file": None if key_file is None else base / key_file}
+            ),
             "tls": tls.model_copy(
                 update={
                     name: base / getattr(tls, name)

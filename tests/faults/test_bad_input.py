@@ -89,8 +89,8 @@ def test_sizes_at_the_limit_pass_and_beyond_it_are_refused(
         error = refusal(channel, method, request)
         assert (error.code, error.reason) == ("INVALID_ARGUMENT", "ARGUMENT_INVALID")
         assert str(error).startswith(field)
-        # Refused before a shard is looked at: docs/formats/audit-record-v1.md.
-        assert error.receipts == ()
+        # Refused before the key is looked at, and recorded where it lives.
+        assert [receipt.region for receipt in error.receipts] == [EU]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_malformed_name_is_an_invalid_argument(channel: grpc.Channel, name: st
     ):
         error = refusal(channel, method, request)
         assert (error.code, error.reason) == ("INVALID_ARGUMENT", "ARGUMENT_INVALID")
-        assert error.receipts == ()
+        assert len(error.receipts) == 1
 
 
 @pytest.mark.parametrize("asked", ["the key", "no key"])
@@ -199,15 +199,19 @@ def test_refusals_have_their_reason_and_their_record(
         assert record["region"] == EU
 
 
-def test_another_region_is_named(channel: grpc.Channel, client: KmsClient) -> None:
-    """A key of a region that the server does not host is WRONG_REGION, which names both."""
+def test_another_region_is_named(
+    shared_deployment: Deployment, channel: grpc.Channel, client: KmsClient
+) -> None:
+    """A key of a region that the server does not host is WRONG_REGION, recorded at its home."""
     there = client.create_key("us-1")
     for name, region in ((there.name, "us-1"), (f"regions/mars/keys/{MISSING_KEY}", "mars")):
         error = refusal(channel, "Encrypt", rpc.EncryptRequest(key=name, plaintext=b"x"))
         assert (error.code, error.reason) == ("FAILED_PRECONDITION", "WRONG_REGION")
         assert error.metadata == {"region": region, "hostedRegions": EU}
         assert region in str(error)
-        assert error.receipts == ()  # recorded nowhere: no shard here answers for the name
+        (record,) = shared_deployment.records_of(error.receipts)
+        assert (record["region"], record["key"]) == (EU, name)
+        assert (record["outcome"], record["reason"]) == ("REFUSED", "WRONG_REGION")
 
 
 def test_a_stranger_learns_nothing_of_a_key(

@@ -25,6 +25,7 @@ from strongroom_server.services.managed_keys import ManagedKeys
 from strongroom_server.services.pair_maker import PairMaker
 from strongroom_server.services.quotas import Quotas
 from strongroom_server.services.records import Recorder
+from strongroom_server.services.refusals import Refusals
 from strongroom_server.services.root_book import RootBook
 from strongroom_server.services.use_counters import UseCounters
 from strongroom_server.shards.topology import Shard, Topology
@@ -82,6 +83,7 @@ class MemoryService:
         self.quotas = Quotas(
             limits or Limits({}), clock=self.clock, on_refusal=self.over_quota.append
         )
+        self.refusals = Refusals(topology=self.topology, recorder=self.recorder, clock=self.clock)
         self.decisions: list[bool] = []
         self.authorization = Authorization(
             administrators=frozenset({ADMIN}),

@@ -84,6 +84,7 @@ async def _serve(
         default_deadline_seconds=5.0,
         max_concurrent_calls=MAX_CONCURRENT_CALLS,
         quotas=service.quotas,
+        refusals=service.refusals,
     )
     credentials = ReloadingCredentials(
         CredentialFiles(directory / "cert", directory / "key", directory / "ca"),

@@ -157,8 +157,8 @@ def test_a_shard_counts_for_its_region_only(metrics: Metrics) -> None:
     shard.audit_recorded(4)
     shard.operation("Encrypt", "AUDIT_UNAVAILABLE")
     shard.worker_replaced()
-    shard.set_spool(1000, 2.5)
-    shard.set_spool_limit(2**20)
+    shard.set_spool(1000, 2.5, 7)
+    shard.set_spool_limits(2**20, 900.0)
     expected = {
         "strongroom_hsm_sessions": 2,
         "strongroom_hsm_up": 1,

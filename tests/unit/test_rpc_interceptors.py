@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.support.memory_ports import MemoryClock
+from tests.support.memory_service import MemoryService
 from tests.support.rpc_server import SeenCalls
 
 from strongroom.kms.v1 import key_service_pb2 as messages
@@ -78,6 +79,7 @@ async def call_through(context: Context, seen: SeenCalls | None = None) -> Call:
         default_deadline_seconds=5.0,
         max_concurrent_calls=1,
         quotas=no_quotas(),
+        refusals=MemoryService().refusals,
     )
     echo = Echo()
     wrapped = pipeline.intercept("a.b.Service", echo, ["GenerateRandom"])
@@ -97,6 +99,7 @@ def test_another_order_of_stages_is_refused(stages):
         default_deadline_seconds=5.0,
         max_concurrent_calls=1,
         quotas=no_quotas(),
+        refusals=MemoryService().refusals,
     )
     with pytest.raises(ValueError, match="stages must be"):
         pipeline.intercept("a.b.Service", Echo(), ["GenerateRandom"], stages)

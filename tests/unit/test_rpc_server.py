@@ -234,13 +234,15 @@ def test_a_wrong_checksum_is_refused_before_anything_is_used(grpc_server, grpc_s
 
 
 def test_refusals_carry_their_receipts(grpc_server, grpc_stub):
-    """A recorded refusal has its receipt in the trailing metadata, one that was not has none."""
+    """A refusal has its receipt in the trailing metadata, also one before any shard is asked."""
     missing = f"{PARENT}/keys/{uuid.uuid4()}"
     error = refused(grpc_stub.Encrypt, messages.EncryptRequest(key=missing, plaintext=b"x"))
     assert (code_of(error), reason_of(error)) == (grpc.StatusCode.NOT_FOUND, "KEY_NOT_FOUND")
     assert [r.sequence for r in receipts_of(error)] == [len(grpc_server.service.records())]
     error = refused(grpc_stub.GenerateRandom, messages.GenerateRandomRequest(parent=PARENT))
-    assert receipts_of(error) == []
+    assert [r.sequence for r in receipts_of(error)] == [len(grpc_server.service.records())]
+    record = grpc_server.service.records()[-1]
+    assert (record.method, record.reason) == ("GenerateRandom", "ARGUMENT_INVALID")
 
 
 def test_an_internal_error_hides_its_details(grpc_server, grpc_stub, key):

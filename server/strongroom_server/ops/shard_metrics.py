@@ -151,6 +151,16 @@ class ShardFamilies:
             "strongroom_audit_spool_limit_bytes",
             "Size of the spool at which calls are refused; the shard is not ready from 80 % on.",
         )
+        self.audit_spool_limit_seconds = gauge(
+            "strongroom_audit_spool_limit_seconds",
+            "Age of the oldest unacknowledged record at which calls are refused; not ready from "
+            "80 % on.",
+        )
+        self.audit_waiting_records = gauge(
+            "strongroom_audit_waiting_records",
+            "Audit records in memory, on their way to the disk; calls of BUFFERED keys may have "
+            "been answered.",
+        )
         self.audit_unacked_oldest = gauge(
             "strongroom_audit_unacked_oldest_seconds",
             "Age of the oldest audit record that the audit log has not acknowledged.",
@@ -188,6 +198,8 @@ class ShardMetrics:
         self._audit_failures = families.audit_failures.labels(region)
         self._audit_spool_bytes = families.audit_spool_bytes.labels(region)
         self._audit_spool_limit = families.audit_spool_limit.labels(region)
+        self._audit_spool_limit_seconds = families.audit_spool_limit_seconds.labels(region)
+        self._audit_waiting_records = families.audit_waiting_records.labels(region)
         self._audit_unacked_oldest = families.audit_unacked_oldest.labels(region)
 
     def operation(self, operation: str, outcome: str) -> None:
@@ -238,14 +250,22 @@ class ShardMetrics:
         """Count audit records that became durable."""
         self._audit_events.inc(records)
 
-    def set_spool_limit(self, limit_bytes: int) -> None:
-        """Set the configured limit of the spool."""
+    def set_spool_limits(self, limit_bytes: int, limit_seconds: float) -> None:
+        """Set the configured limits of the spool."""
         self._audit_spool_limit.set(limit_bytes)
+        self._audit_spool_limit_seconds.set(limit_seconds)
 
-    def set_spool(self, unacked_bytes: int, oldest_seconds: float) -> None:
-        """Set what waits in the spool: its size, and the age of the oldest record (or 0)."""
+    def set_spool(self, unacked_bytes: int, oldest_seconds: float, waiting_records: int) -> None:
+        """Set what waits: for the audit log its size, and the age of the oldest record (or 0).
+
+        Args:
+            unacked_bytes: What the audit log has not acknowledged.
+            oldest_seconds: How old the oldest record of that is.
+            waiting_records: What is not on disk yet.
+        """
         self._audit_spool_bytes.set(unacked_bytes)
         self._audit_unacked_oldest.set(oldest_seconds)
+        self._audit_waiting_records.set(waiting_records)
 
 
 def _children(family: Counter, region: str, values: Iterable[str]) -> dict[str, Counter]:

@@ -2,6 +2,7 @@
 
     observe        count, time, one log line
     answer_errors  domain errors become statuses, receipts become trailing metadata
+    record         what nobody below has recorded is, before it is answered
     authenticate   exactly one principal from the client certificate
     admit          callers take turns; more calls than there is room for are refused at once
     limit          more than the caller's quota is refused, before anything is spent on it
@@ -27,6 +28,7 @@ from strongroom.peers import PeerIdentityError, principal_from_auth_context
 from strongroom.receipts import METADATA_KEY
 from strongroom_server.errors import (
     ArgumentInvalidError,
+    AuditUnavailableError,
     FieldViolation,
     InternalError,
     PeerUnauthenticatedError,
@@ -35,15 +37,18 @@ from strongroom_server.errors import (
 from strongroom_server.ports import Clock
 from strongroom_server.rpc.call import Call
 from strongroom_server.rpc.handlers import MalformedRequest
+from strongroom_server.rpc.refused import describe_refused
 from strongroom_server.rpc.status import message_of, to_status
 from strongroom_server.rpc.turns import Turns
 from strongroom_server.services.caller import PRINCIPAL
 from strongroom_server.services.quotas import Quotas
+from strongroom_server.services.refusals import Refusals
 
 __all__ = ["STAGES", "CallObserver", "Pipeline"]
 
-STAGES: Final = ("observe", "answer_errors", "authenticate", "admit", "limit", "validate")
+STAGES: Final = ("observe", "answer_errors", "record", "authenticate", "admit", "limit", "validate")
 
+AUDIT_SERVICE: Final = "strongroom.audit.v1.AuditService"
 REQUEST_ID_HEADER: Final = "x-request-id"
 MAX_REQUEST_ID_CHARACTERS: Final = 128
 
@@ -75,13 +80,15 @@ class Pipeline:
         default_deadline_seconds: float,
         max_concurrent_calls: int,
         quotas: Quotas,
+        refusals: Refusals,
     ) -> None:
-        """Take the limits of `[server]` and `[limits]` in the configuration."""
+        """Take the limits of `[server]` and `[limits]`, and who records refusals."""
         self._clock = clock
         self._observer = observer
         self._default_deadline_seconds = default_deadline_seconds
         self._turns = Turns(max_concurrent_calls)
         self._quotas = quotas
+        self._refusals = refusals
         self._validator = protovalidate.Validator()
 
     def intercept(
@@ -180,6 +187,38 @@ class Pipeline:
             return response
 
         return answer_errors
+
+    def _record(self, handler: Handler) -> Handler:
+        async def record(request: Any, call: Call) -> Any:
+            try:
+                return await handler(request, call)
+            except StrongroomError as error:
+                await self._record_refusal(request, call, error)
+                raise
+            except Exception as exc:
+                # A fault of ours, outside of the services: they record their own.
+                internal = InternalError()
+                await self._record_refusal(request, call, internal)
+                raise internal from exc
+
+        return record
+
+    async def _record_refusal(self, request: Any, call: Call, error: StrongroomError) -> None:
+        """Record a refusal, unless it has been, or there is nowhere to record it.
+
+        Raises:
+            AuditUnavailableError: It cannot be recorded, and so not be answered.
+        """
+        if error.receipts or isinstance(error, AuditUnavailableError):
+            return
+        try:
+            await self._refusals.record(
+                call.caller(), describe_refused(call.method, request), error
+            )
+        except AuditUnavailableError:
+            # The audit log has to learn why it is refused, or it never empties the spool.
+            if call.service != AUDIT_SERVICE:
+                raise
 
     def _authenticate(self, handler: Handler) -> Handler:
         async def authenticate(request: Any, call: Call) -> Any:

@@ -14,7 +14,10 @@ from strongroom_server.errors import (
     HsmUnavailableError,
     InternalError,
     KeyNotFoundError,
+    OverloadedError,
+    PeerUnauthenticatedError,
     PolicyDeniedError,
+    QuotaExceededError,
     Reason,
     StrongroomError,
 )
@@ -23,7 +26,7 @@ from strongroom_server.ports import Clock
 from strongroom_server.services.caller import Caller
 from strongroom_server.shards.topology import Shard
 
-__all__ = ["Recorder", "Trace"]
+__all__ = ["Recorder", "Trace", "outcome_of"]
 
 T = TypeVar("T")
 
@@ -49,21 +52,31 @@ class Recorder:
         clock: Clock,
         new_record_id: Callable[[], uuid.UUID],
         on_outcome: Callable[[str, str, str], None],
+        hide: Callable[[AuditDraft], AuditDraft] = lambda draft: draft,
     ) -> None:
         """Take time and the maker of record ids (UUID version 7) as arguments.
 
         Args:
             on_outcome: Hears region, method, and ``OK`` or the reason of the refusal.
+            hide: Hashes the identifiers that are not to be in records; none by default.
         """
         self._clock = clock
         self._new_record_id = new_record_id
         self._on_outcome = on_outcome
+        self._hide = hide
 
     def draft(
-        self, caller: Caller, trace: Trace, *, outcome: str = "OK", reason: str | None = None
+        self,
+        caller: Caller,
+        trace: Trace,
+        *,
+        outcome: str = "OK",
+        reason: str | None = None,
+        count: int | None = None,
+        details: Mapping[str, str] | None = None,
     ) -> AuditDraft:
         """Make the record of `trace` as it is now."""
-        return AuditDraft(
+        draft = AuditDraft(
             record_id=self._new_record_id(),
             time=self._clock.now(),
             principal=caller.principal,
@@ -77,7 +90,10 @@ class Recorder:
             reason=reason,
             policy=trace.policy,
             validate_only=trace.validate_only,
+            count=count,
+            details={} if details is None else details,
         )
+        return self._hide(draft)
 
     async def run(
         self, shard: Shard, caller: Caller, trace: Trace, work: Callable[[], Awaitable[T]]
@@ -124,20 +140,30 @@ class Recorder:
         except AuditUnavailableError as error:
             self._on_outcome(shard.region, trace.method, error.reason)
             raise  # there is nowhere to record it
+        except (OverloadedError, QuotaExceededError) as error:
+            # Counted, and recorded as a count (`refusals`): a record for each call that is
+            # too many would be the larger load, and a flood would fill the spool.
+            self._on_outcome(shard.region, trace.method, error.reason)
+            raise
         except StrongroomError as error:
-            await self._record_refusal(shard, caller, trace, error)
+            await self.record_refusal(shard, caller, trace, error)
             raise
         except Exception as exc:
             # The edge of the services: a fault of ours is recorded and becomes INTERNAL;
             # the RPC layer logs its traceback.
             internal = InternalError()
-            await self._record_refusal(shard, caller, trace, internal)
+            await self.record_refusal(shard, caller, trace, internal)
             raise internal from exc
 
-    async def _record_refusal(
+    async def record_refusal(
         self, shard: Shard, caller: Caller, trace: Trace, error: StrongroomError
     ) -> None:
-        outcome, reason = _outcome_of(error)
+        """Make the record of a refusal durable; the error has its receipt then.
+
+        Raises:
+            AuditUnavailableError: It could not be made durable by the deadline.
+        """
+        outcome, reason = outcome_of(error)
         if isinstance(error, KeyNotFoundError | PolicyDeniedError) and error.policy_id:
             trace.policy = error.policy_id
         elif outcome == "DENIED" and trace.policy is None:
@@ -147,11 +173,11 @@ class Recorder:
         error.receipts += (await shard.trail.record(draft, deadline=caller.deadline),)
 
 
-def _outcome_of(error: StrongroomError) -> tuple[str, str]:
+def outcome_of(error: StrongroomError) -> tuple[str, str]:
     """Return outcome and reason for the record (audit-record-v1.md)."""
     if isinstance(error, KeyNotFoundError) and error.hidden:
         return "DENIED", Reason.POLICY_DENIED
-    if isinstance(error, PolicyDeniedError):
+    if isinstance(error, PolicyDeniedError | PeerUnauthenticatedError):
         return "DENIED", error.reason
     if isinstance(error, HsmUnavailableError | InternalError):
         return "FAILED", error.reason

@@ -89,6 +89,10 @@ class Topology:
             raise WrongRegionError(region, self.regions)
         return shard
 
+    def home_of(self, region: str) -> Shard:
+        """Return the shard that records what concerns `region`: the first when none is hosted."""
+        return self._shards.get(region) or self.shards[0]
+
     async def owner_of(self, key_id: uuid.UUID) -> tuple[Shard, Key]:
         """Return the hosted shard that has a key with this id: for blobs without a name.
 
