@@ -282,11 +282,10 @@ def _build_services(
         on_decision=lambda allowed: metrics.decision(allowed=allowed),
     )
     quotas = Quotas(config.limits.compile(), clock=clock, on_refusal=metrics.quota_refusal)
-    recorder = Recorder(
-        clock=clock,
-        new_record_id=lambda: new_record_id(clock.now(), os.urandom(10)),
-        on_outcome=lambda region, method, outcome: metrics.shard(region).operation(method, outcome),
-    )
+    refusals = Refusals(topology=topology, recorder=recorder, clock=clock)
+    stack.push_async_callback(refusals.close)
+    counts = asyncio.create_task(refusals.run(), name="refusals")
+    stack.push_async_callback(_end, counts)
     managed = ManagedKeys(topology=topology, authorization=authorization, recorder=recorder)
     management = KeyManagement.of(
         managed, clock, minimum_deletion_days=config.lifecycle.minimum_deletion_days

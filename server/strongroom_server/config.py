@@ -226,6 +226,7 @@ class Config(BaseSettings):
     def digest(self) -> str:
         """Return the SHA-256 of all settings, hex (audit-record-v1.md, Other methods).
 
+    audit: AuditConfig = Field(default_factory=AuditConfig)
         No setting is a secret: those are in files, whose paths are digested.
         """
         settings = self.model_dump(mode="json")
