@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from strongroom.resource_names import AliasName
+from strongroom_server.domain.grants import Grant
 from strongroom_server.domain.keys import (
     Alias,
     Deletion,
@@ -29,10 +30,12 @@ __all__ = [
     "AuditDraft",
     "Change",
     "CreateAlias",
+    "CreateGrant",
     "CreateKey",
     "DeleteAlias",
     "DestroyKey",
     "DestroyVersion",
+    "EndGrant",
     "KeyChange",
     "Mutation",
     "OutboxRow",
@@ -41,6 +44,7 @@ __all__ = [
     "RewrappedVersion",
     "RootState",
     "SetDeletion",
+    "SetPolicy",
     "SetState",
     "SetVersionDeletion",
     "UpdateAlias",
@@ -200,11 +204,28 @@ class DestroyKey:
         return _changed(after, self.time)
 
 
+@dataclass(frozen=True, slots=True)
+class SetPolicy:
+    """Give a key policy number `number`, the one after the last; that one is kept."""
+
+    key_id: uuid.UUID
+    policy: str
+    number: int
+    author: str
+    time: datetime
+    expected_revision: int
+
+    def apply(self, key: Key) -> Key:
+        """Return the key as it is afterwards."""
+        return _changed(replace(key, policy=self.policy), self.time)
+
+
 KeyChange = (
     SetState
     | AddVersion
     | UpdateKey
     | SetDeletion
+    | SetPolicy
     | SetVersionDeletion
     | DestroyVersion
     | DestroyKey
@@ -246,6 +267,20 @@ class DeleteAlias:
 
 
 @dataclass(frozen=True, slots=True)
+class CreateGrant:
+    """Insert a grant."""
+
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
+class EndGrant:
+    """Take a grant away, retired or revoked."""
+
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
 class AddRoot:
     """Add wrapping root `number`, the highest: new versions are wrapped under it from now on."""
 
@@ -264,7 +299,17 @@ class RetireRoot:
     time: datetime
 
 
-Change = CreateKey | KeyChange | CreateAlias | UpdateAlias | DeleteAlias | AddRoot | RetireRoot
+Change = (
+    CreateKey
+    | KeyChange
+    | CreateAlias
+    | UpdateAlias
+    | DeleteAlias
+    | CreateGrant
+    | EndGrant
+    | AddRoot
+    | RetireRoot
+)
 
 
 class RootState(enum.StrEnum):

@@ -32,6 +32,7 @@ from strongroom_server.mutations import (
     WrappingRoot,
 )
 from strongroom_server.pair_ports import PairToken
+from strongroom_server.permission_ports import PermissionStore
 
 __all__ = [
     "AuditTrail",
@@ -216,6 +217,11 @@ class KeyStore(Protocol):
     synchronous=FULL) and raise ShardUnavailableError when the database fails.
     """
 
+    @property
+    def permissions(self) -> PermissionStore:
+        """Grants and past policies of the same shard."""
+        ...
+
     def cached_key(self, key_id: uuid.UUID) -> Key | None:
         """Return a key with all its versions when it is in memory: the hot path."""
         ...
@@ -308,6 +314,8 @@ class KeyStore(Protocol):
                 the one to retire is not RETIRING, or versions lie under it; the one that
                 new material lies under has been retired; or the alias to change has been
                 deleted, or names another key than expected.
+            GrantNotFoundError: The grant to end is not there any more.
+            LimitExceededError: There are as many grants as there may be.
             AliasExistsError: The alias exists.
             KeyNotFoundError: The alias' key does not exist.
             RequestIdReusedError: The memo's request id was taken meanwhile; told before

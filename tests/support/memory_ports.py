@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from tests.support.memory_permissions import MemoryPermissions
 from tests.support.memory_token import MemoryToken
 
 from strongroom.receipts import Receipt
@@ -40,13 +41,16 @@ from strongroom_server.mutations import (
     AuditDraft,
     Change,
     CreateAlias,
+    CreateGrant,
     CreateKey,
     DeleteAlias,
+    EndGrant,
     Mutation,
     RequestMemo,
     RetireRoot,
     RewrappedVersion,
     RootState,
+    SetPolicy,
     UpdateAlias,
     WrappingRoot,
 )
@@ -87,6 +91,7 @@ class MemoryStore:
     observed: int = 0
     fault: Exception | None = None
     forgets: bool = False
+    permissions: MemoryPermissions = field(default_factory=MemoryPermissions)
 
     def cached_key(self, key_id: uuid.UUID) -> Key | None:
         if self.fault is not None:
@@ -201,7 +206,7 @@ class MemoryStore:
         self.outbox.append(mutation.draft)
         return len(self.outbox)
 
-    def _apply(self, change: Change | None) -> None:  # noqa: C901 - one case for each change
+    def _apply(self, change: Change | None) -> None:  # noqa: C901, PLR0912 - one case for each change
         match change:
             case None:
                 return
@@ -218,6 +223,8 @@ class MemoryStore:
             case DeleteAlias(name, expected):
                 self._expect_alias(name, expected)
                 del self.aliases[name]
+            case CreateGrant() | EndGrant():
+                self.permissions.apply(change)
             case AddRoot(number, time):
                 self._add_root(number, time)
             case RetireRoot(number):
@@ -232,6 +239,8 @@ class MemoryStore:
                 self.roots[number] = dataclasses.replace(root, state=RootState.RETIRED)
             case _:
                 key = self._at_revision(change.key_id, change.expected_revision)
+                if isinstance(change, SetPolicy):
+                    self.permissions.set_policy(key, change)
                 if isinstance(change, AddVersion):
                     self._ensure_usable_roots((change.version,))
                 self.keys[key.key_id] = change.apply(key)

@@ -22,16 +22,20 @@ from strongroom_server.mutations import (
     AddVersion,
     Change,
     CreateAlias,
+    CreateGrant,
     CreateKey,
     DeleteAlias,
+    EndGrant,
     KeyChange,
     Mutation,
     RequestMemo,
     RetireRoot,
+    SetPolicy,
     UpdateAlias,
 )
-from strongroom_server.store import alias_changes, digests, root_changes, schema
+from strongroom_server.store import alias_changes, digests, grant_changes, root_changes, schema
 from strongroom_server.store.draft_codec import encode_draft
+from strongroom_server.store.grant_changes import GrantsChanged
 from strongroom_server.store.key_cache import StoredAlias, StoredKey
 from strongroom_server.store.micros import to_micros
 from strongroom_server.store.reading import read_key, read_meta
@@ -65,12 +69,13 @@ _SET_VERSION: Final = (
 
 def apply_mutation(
     connection: Connection, region: str, mutation: Mutation, *, now: datetime
-) -> tuple[int, StoredKey | StoredAlias | None]:
+) -> tuple[int, StoredKey | StoredAlias | GrantsChanged | None]:
     """Write a change, its audit record and its memo.
 
     Returns:
         The outbox id of the record, and the key or alias that the change left in the
-        store; None when it was about a wrapping root, or there was none.
+        store, or whose grants it changed; None when it was about a wrapping root, or there
+        was none.
 
     Raises:
         RequestIdReusedError: The memo's request id is taken. Looked at first: a repeat of
@@ -78,7 +83,8 @@ def apply_mutation(
         EtagMismatchError: The key is not there in the expected revision; or a wrapping
             root is not in a state that allows the change (`root_changes.py`).
         AliasExistsError: The alias exists.
-        KeyNotFoundError: The alias, or the alias' key, does not exist.
+        KeyNotFoundError: The alias, or the key of the alias or grant, does not exist.
+        GrantNotFoundError, LimitExceededError: As `grant_changes.py` says.
         StoreDamagedError: What the change would build on is damaged.
         ValueError: The change breaks a rule that its maker has to keep.
     """
@@ -105,7 +111,7 @@ def delete_outbox(connection: Connection, *, through: int) -> None:
 
 def _apply_change(  # noqa: PLR0911 - one for each kind of change: it is a table
     connection: Connection, region: str, change: Change | None, change_number: int
-) -> StoredKey | StoredAlias | None:
+) -> StoredKey | StoredAlias | GrantsChanged | None:
     match change:
         case None:
             return None
@@ -117,6 +123,10 @@ def _apply_change(  # noqa: PLR0911 - one for each kind of change: it is a table
             return alias_changes.update(connection, region, change, change_number)
         case DeleteAlias():
             return alias_changes.delete(connection, region, change, change_number)
+        case CreateGrant():
+            return grant_changes.create(connection, region, change.grant, change_number)
+        case EndGrant():
+            return grant_changes.end(connection, region, change.grant, change_number)
         case AddRoot():
             root_changes.add(connection, region, change, change_number)
             return None
@@ -138,6 +148,8 @@ def _change_key(
         connection.execute(
             insert(schema.key_versions), to_version_row(change.key_id, change.version)
         )
+    if isinstance(change, SetPolicy):
+        grant_changes.set_policy(connection, key, change)
     changed = change.apply(key)
     _update_versions(connection, key, changed)
     return _update_key(connection, changed, change_number, expected_revision=key.revision)

@@ -13,8 +13,10 @@ from collections.abc import Callable
 from strongroom_server.mutations import WrappingRoot
 from strongroom_server.store import reading
 from strongroom_server.store.database import ShardDatabase
+from strongroom_server.store.grant_changes import GrantsChanged
 from strongroom_server.store.key_cache import KeyCache, StoredAlias, StoredKey
 from strongroom_server.store.key_reads import KeyReads
+from strongroom_server.store.permission_store import SqlitePermissionStore
 from strongroom_server.store.unseen import Changed
 
 __all__ = ["ShardMemory"]
@@ -24,9 +26,15 @@ class ShardMemory:
     """Keys and aliases within a bound, and the wrapping roots, of which there are few."""
 
     def __init__(
-        self, database: ShardDatabase, *, limit: int, roots: tuple[WrappingRoot, ...]
+        self,
+        database: ShardDatabase,
+        *,
+        limit: int,
+        roots: tuple[WrappingRoot, ...],
+        permissions: SqlitePermissionStore,
     ) -> None:
         self._database = database
+        self._permissions = permissions
         self.cache = KeyCache(limit)
         self.reads = KeyReads(database, self.cache)
         self._roots: tuple[WrappingRoot, ...] | None = roots
@@ -53,10 +61,12 @@ class ShardMemory:
             self._roots = roots
         return roots
 
-    def put(self, stored: StoredKey | StoredAlias | None) -> None:
+    def put(self, stored: StoredKey | StoredAlias | GrantsChanged | None) -> None:
         """Take over what a commit of this process left; None: it was about a root."""
         if stored is None:
             self._forget_roots()
+        elif isinstance(stored, GrantsChanged):
+            self._permissions.note_commit((stored.key_id, stored.grantee))
         elif isinstance(stored, StoredAlias):
             self.cache.put_alias(stored)
         else:
@@ -77,6 +87,7 @@ class ShardMemory:
             self.cache.drop_older_aliases(changed.aliases)
         else:
             dropped = self.cache.drop_everything()
+        self._permissions.take_over(changed.grants, is_complete=changed.is_complete)
         if changed.roots or not changed.is_complete:
             self._forget_roots()
         self._notify(dropped)

@@ -6,6 +6,9 @@
     observed_time   none or one row: how long the shard has been looked after
     wrapping_roots  the roots that wrapped versions lie under
     request_ids     first answers to request ids
+    policy_revisions  policies that were replaced, and what replaced them
+    grants          permissions beside the policies
+    grant_books     how many grants a principal has on a key, and when that changed
     outbox          audit records committed with their change, on their way to the spool
 
 Conventions: times are microseconds since 1970 (`micros.py`), key ids the 16 bytes of the
@@ -34,12 +37,15 @@ from sqlalchemy import (
 
 __all__ = [
     "aliases",
+    "grant_books",
+    "grants",
     "key_versions",
     "keys",
     "metadata",
     "observed_time",
     "outbox",
     "policies",
+    "policy_revisions",
     "request_ids",
     "shard_meta",
     "wrapping_roots",
@@ -147,6 +153,71 @@ policies: Final = Table(
     metadata,
     Column("key_id", LargeBinary, ForeignKey("keys.key_id"), primary_key=True, nullable=False),
     Column("cedar", Text, nullable=False),
+    sqlite_strict=True,
+)
+
+policy_revisions: Final = Table(
+    # None for a key that still has the policy that it was made with.
+    "policy_revisions",
+    metadata,
+    Column("key_id", LargeBinary, ForeignKey("keys.key_id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("cedar", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("create_time", Integer, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("key_id", "number"),
+    sqlite_strict=True,
+)
+
+grants: Final = Table(
+    "grants",
+    metadata,
+    Column("grant_id", LargeBinary, primary_key=True, nullable=False),
+    Column("key_id", LargeBinary, ForeignKey("keys.key_id"), nullable=False),
+    Column("grantee", Text, nullable=False),
+    Column("operations", Text, nullable=False),  # a JSON array, ascending
+    Column("context", Text),  # a JSON array, kind and pairs; NULL without a constraint
+    Column("retiring", Text),
+    Column("name", Text),
+    Column("identity", LargeBinary),  # of repeats, for those with a name
+    Column("issuer", Text, nullable=False),
+    Column("create_time", Integer, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    CheckConstraint("length(grant_id) = 16", name="grants_grant_id_is_uuid"),
+    Index("grants_by_grantee", "key_id", "grantee", "create_time", "grant_id"),
+    Index("grants_by_age", "key_id", "create_time", "grant_id"),
+    Index(
+        "grants_by_retiring",
+        "retiring",
+        "create_time",
+        "grant_id",
+        sqlite_where=text("retiring IS NOT NULL"),
+    ),
+    Index(
+        "grants_by_identity",
+        "key_id",
+        "identity",
+        unique=True,
+        sqlite_where=text("identity IS NOT NULL"),
+    ),
+    sqlite_strict=True,
+)
+
+grant_books: Final = Table(
+    # A row stays when its last grant ends: what other processes have in memory of the
+    # principal's grants, they let go of by its change number. The count shows a grant
+    # whose row was lost. Grantee '' counts all grants of the key.
+    "grant_books",
+    metadata,
+    Column("key_id", LargeBinary, ForeignKey("keys.key_id"), nullable=False),
+    Column("grantee", Text, nullable=False),
+    Column("grants", Integer, nullable=False),
+    Column("change_number", Integer, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("key_id", "grantee"),
+    CheckConstraint("grants >= 0", name="grant_books_count"),
+    Index("grant_books_by_change", "change_number"),
     sqlite_strict=True,
 )
 

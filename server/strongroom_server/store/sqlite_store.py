@@ -30,8 +30,10 @@ from strongroom_server.store.counting import RowCounter
 from strongroom_server.store.database import ShardDatabase
 from strongroom_server.store.deletion_store import DeletionStore
 from strongroom_server.store.following import Follower
+from strongroom_server.store.grant_changes import GrantsChanged
 from strongroom_server.store.key_cache import DEFAULT_KEY_CACHE_KEYS, StoredAlias, StoredKey
 from strongroom_server.store.memory import ShardMemory
+from strongroom_server.store.permission_store import SqlitePermissionStore
 from strongroom_server.store.reading import StoreCounts
 from strongroom_server.store.reservations import Reservations
 from strongroom_server.store.unseen import Changed
@@ -59,7 +61,11 @@ class SqliteKeyStore(DeletionStore):
     ) -> None:
         super().__init__(database)
         self._clock = clock
-        self._memory = ShardMemory(database, limit=key_cache_keys, roots=loaded.roots)
+        #: Grants and past policies; ports.KeyStore.permissions.
+        self.permissions = SqlitePermissionStore(database, ensure_current=self._ensure_current)
+        self._memory = ShardMemory(
+            database, limit=key_cache_keys, roots=loaded.roots, permissions=self.permissions
+        )
         self._counter = RowCounter(database, loaded.counts)
         self._reservations = Reservations(database, on_stored=self._memory.replace_keys)
         self._follower = Follower(
@@ -332,7 +338,9 @@ class SqliteKeyStore(DeletionStore):
         if changed.keys or changed.aliases or not changed.is_complete:
             self._counter.outdate()
 
-    def _put(self, mutation: Mutation, stored: StoredKey | StoredAlias | None) -> None:
+    def _put(
+        self, mutation: Mutation, stored: StoredKey | StoredAlias | GrantsChanged | None
+    ) -> None:
         if mutation.change is not None:
             self._memory.put(stored)
             self._counter.outdate()

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Select, select
 from strongroom.resource_names import AliasName
 from strongroom_server.store import schema
 from strongroom_server.store.digests import StoreDamagedError
+from strongroom_server.store.grant_cache import GrantPlace
 from strongroom_server.store.reading import read_meta
 
 __all__ = ["MAX_CHANGED_ROWS", "Changed", "read_unseen"]
@@ -32,6 +33,7 @@ class Changed:
     keys: tuple[tuple[uuid.UUID, int], ...] = ()
     aliases: tuple[tuple[AliasName, int], ...] = ()
     roots: bool = False
+    grants: tuple[tuple[GrantPlace, int], ...] = ()
     is_complete: bool = True
 
 
@@ -69,9 +71,13 @@ def _read_changed(connection: Connection, region: str, *, since: int) -> Changed
     roots = connection.execute(
         select(schema.wrapping_roots.c.number).where(schema.wrapping_roots.c.change_number > since)
     ).first()
-    if max(len(keys), len(aliases)) > MAX_CHANGED_ROWS:
+    books = schema.grant_books.c
+    grants = _changed_rows(
+        connection, select(books.key_id, books.grantee), schema.grant_books, since
+    )
+    if max(len(keys), len(aliases), len(grants)) > MAX_CHANGED_ROWS:
         return Changed(meta.change_number, is_complete=False)
-    if any(number > meta.change_number for _, number in (*keys, *aliases)):
+    if any(row[-1] > meta.change_number for row in (*keys, *aliases, *grants)):
         raise StoreDamagedError("a row is newer than the change counter of shard_meta")
     try:
         return Changed(
@@ -79,6 +85,7 @@ def _read_changed(connection: Connection, region: str, *, since: int) -> Changed
             tuple((uuid.UUID(bytes=key_id), number) for key_id, number in keys),
             tuple((AliasName(region, alias), number) for alias, number in aliases),
             roots is not None,
+            tuple(((uuid.UUID(bytes=of), who), number) for of, who, number in grants),
         )
     except ValueError as exc:
         raise StoreDamagedError("the name of a changed row is damaged") from exc
@@ -86,7 +93,6 @@ def _read_changed(connection: Connection, region: str, *, since: int) -> Changed
 
 def _changed_rows(
     connection: Connection, names: Select[Any], table: Any, since: int
-) -> list[tuple[Any, int]]:
+) -> list[tuple[Any, ...]]:
     wanted = names.add_columns(table.c.change_number).where(table.c.change_number > since)
-    found = connection.execute(wanted.limit(MAX_CHANGED_ROWS + 1))
-    return [(name, number) for name, number in found]
+    return [tuple(row) for row in connection.execute(wanted.limit(MAX_CHANGED_ROWS + 1))]
