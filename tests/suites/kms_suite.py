@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from tests.suites.crypto_suite import CryptoSuite
 from tests.suites.key_suite import KeySuite
+from tests.suites.pair_suite import PairSuite
 
 __all__ = ["KmsSuite"]
 
 
-class KmsSuite(KeySuite, CryptoSuite):
+class KmsSuite(KeySuite, CryptoSuite, PairSuite):
     """Every RPC of KeyService."""

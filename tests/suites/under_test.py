@@ -29,6 +29,8 @@ class KmsUnderTest:
         bit_step: Every how many bits of a blob one is flipped, 1 for all.
         mutations: How many mutations of an envelope's header are tried.
         one_server: Whether one server hosts both regions.
+        made: Keys that the suites have made once, by what they are.
+        oaep_sha1_only: Whether its HSM takes no other hash for OAEP (SoftHSM 2.6.1).
     """
 
     client: KmsClient
@@ -37,6 +39,8 @@ class KmsUnderTest:
     bit_step: int = 1
     mutations: int = 10_000
     one_server: bool = True
+    oaep_sha1_only: bool = False
+    made: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def raw(self, region: str, method: str, request: Message) -> Reply:
         """Send a request as it is, past the SDK's own checks and retries."""

@@ -26,6 +26,7 @@ PUBLIC = {
     "envelope",
     "errors",
     "options",
+    "pair_results",
     "receipt_log",
     "results",
     "secret_bytes",

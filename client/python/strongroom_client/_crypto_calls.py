@@ -24,8 +24,10 @@ from strongroom_client._core import (
     parse_name,
     parse_region,
 )
+from strongroom_client._key_calls import algorithm_from, algorithm_value
 from strongroom_client.errors import ResponseInvalidError
 from strongroom_client.results import (
+    Algorithm,
     DecryptResult,
     EncryptResult,
     GeneratedDataKey,
@@ -51,7 +53,11 @@ MAX_RANDOM_BYTES: Final = 1024
 
 
 def encrypt(
-    key: str, plaintext: bytes, *, encryption_context: Mapping[str, str]
+    key: str,
+    plaintext: bytes,
+    *,
+    encryption_context: Mapping[str, str],
+    algorithm: Algorithm | None = None,
 ) -> Operation[EncryptResult]:
     """Encrypt 1 to 4,096 bytes."""
     parsed = parse_name("key", key)
@@ -62,6 +68,7 @@ def encrypt(
         plaintext=plaintext,
         encryption_context=encryption_context,
         plaintext_crc32c=crc32c(plaintext),
+        algorithm=algorithm_value(algorithm),
     )
 
     def verify(answer: rpc.EncryptResponse) -> None:
@@ -75,6 +82,7 @@ def encrypt(
     return EncryptResult(
         key_version=answer.key_version,
         ciphertext=_blob(answer.ciphertext),
+        algorithm=algorithm_from(answer.algorithm),
         receipts=receipts,
     )
 
@@ -84,12 +92,14 @@ def decrypt(
     ciphertext: bytes,
     *,
     encryption_context: Mapping[str, str],
+    algorithm: Algorithm | None = None,
     max_attempts: int | None = None,
     time_share: float = 1.0,
 ) -> Operation[DecryptResult]:
     """Decrypt what `key` encrypted."""
     parsed = parse_name("key", key)
     request = _decrypt_request(key, ciphertext, encryption_context)
+    request.algorithm = algorithm_value(algorithm)
     call = Call(parsed.region, "Decrypt", request, max_attempts, time_share)
     result = yield from _decrypt(call)
     check_key_version(result.key_version, parsed)
@@ -128,6 +138,7 @@ def _decrypt(call: Call) -> Operation[DecryptResult]:
         key_version=answer.key_version,
         plaintext=answer.plaintext,
         used_primary=answer.used_primary,
+        algorithm=algorithm_from(answer.algorithm),
         receipts=receipts,
     )
 

@@ -31,6 +31,7 @@ from strongroom_client.errors import (
 __all__ = [
     "agree",
     "algorithms_of",
+    "can_be_wrapped",
     "generate_mac",
     "is_pair",
     "make_material",
@@ -42,6 +43,7 @@ __all__ = [
     "verify_mac",
 ]
 
+_Algorithm: TypeAlias = pb.Algorithm.ValueType
 _PrivateKey: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 _HASHES: Final[dict[str, hashes.HashAlgorithm]] = {
@@ -79,7 +81,7 @@ _RSA_SIGN: Final = (
     pb.ALGORITHM_RSASSA_PKCS1_V1_5_SHA_512,
 )
 _RSA_ENCRYPT: Final = (pb.ALGORITHM_RSAES_OAEP_SHA_256, pb.ALGORITHM_RSAES_OAEP_SHA_1)
-_ALGORITHMS: Final[dict[tuple[int, int], tuple[int, ...]]] = {
+_ALGORITHMS: Final[dict[tuple[int, int], tuple[_Algorithm, ...]]] = {
     (pb.KEY_SPEC_AES_256, pb.KEY_USAGE_ENCRYPT_DECRYPT): (pb.ALGORITHM_AES_256_GCM,),
     **{(spec, pb.KEY_USAGE_GENERATE_VERIFY_MAC): (mac,) for spec, mac in _HMACS.items()},
     **{(spec, pb.KEY_USAGE_SIGN_VERIFY): _RSA_SIGN for spec in _RSA},
@@ -93,7 +95,7 @@ _ALGORITHMS: Final[dict[tuple[int, int], tuple[int, ...]]] = {
 }
 
 
-def algorithms_of(spec: int, usage: int) -> tuple[int, ...]:
+def algorithms_of(spec: int, usage: int) -> tuple[_Algorithm, ...]:
     """Return what a key takes; nothing when there are no such keys."""
     return _ALGORITHMS.get((spec, usage), ())
 
@@ -101,6 +103,11 @@ def algorithms_of(spec: int, usage: int) -> tuple[int, ...]:
 def is_pair(spec: int) -> bool:
     """Say whether keys of a spec are pairs."""
     return spec in _RSA or spec in _CURVES or spec == pb.KEY_SPEC_ED25519
+
+
+def can_be_wrapped(spec: int) -> bool:
+    """Say whether keys of a spec may have wrapped storage."""
+    return not is_pair(spec) and spec != pb.KEY_SPEC_HMAC_224
 
 
 def make_material(spec: int, random_bytes: Callable[[int], bytes]) -> bytes:

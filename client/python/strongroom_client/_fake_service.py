@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import Final
 
 from google.protobuf.message import Message
 
@@ -14,6 +14,7 @@ from strongroom.kms.v1 import key_service_pb2 as rpc
 from strongroom.kms.v1 import resources_pb2 as pb
 from strongroom.resource_names import RegionName
 from strongroom_client._core import crc32c
+from strongroom_client._fake_pair_calls import Answer, FakePairCalls, created_usage
 from strongroom_client._fake_shards import FakeShards, check_checksum, check_size, refuse
 from strongroom_client.errors import RequestIdReusedError, WrongRegionError
 
@@ -25,8 +26,6 @@ MAX_RANDOM_BYTES: Final = 1024
 MAX_PAGE: Final = 1000
 DEFAULT_PAGE: Final = 100
 
-#: The answer, and which records it leaves: region and method of each.
-Answer: TypeAlias = tuple[Message, tuple[tuple[str, str], ...]]
 _DataKeyRequest = rpc.GenerateDataKeyRequest | rpc.GenerateDataKeyWithoutPlaintextRequest
 
 
@@ -41,6 +40,7 @@ class FakeService:
         random_bytes: Callable[[int], bytes],
     ):
         self._shards = FakeShards(principal=principal, now=now, random_bytes=random_bytes)
+        self._pairs = FakePairCalls(self._shards)
         self._memos: dict[tuple[str, str], tuple[bytes, Message]] = {}
         self._hosted: tuple[str, ...] = ()
 
@@ -62,6 +62,7 @@ class FakeService:
             "GenerateDataKey": self._generate_data_key,
             "GenerateDataKeyWithoutPlaintext": self._generate_wrapped_data_key,
             "GenerateRandom": self._generate_random,
+            **self._pairs.handlers(hosted),
         }
         request_id: str = getattr(request, "request_id", "")
         if not request_id or getattr(request, "validate_only", False):
@@ -86,7 +87,12 @@ class FakeService:
         if storage not in pb.KeyStorage.values():
             raise refuse("storage", "enum.defined_only", "RESIDENT or WRAPPED")
         key = self._shards.create_key(
-            region, request.description, storage, dry=request.validate_only
+            region,
+            request.description,
+            storage,
+            spec=request.spec or pb.KEY_SPEC_AES_256,
+            usage=created_usage(request),
+            dry=request.validate_only,
         )
         response = rpc.CreateKeyResponse(key=key.to_proto() if key is not None else None)
         return response, ((region, "CreateKey"),)
@@ -151,8 +157,8 @@ class FakeService:
         )
         key = self._shards.find(request.key, "key", self._hosted)
         dry = request.validate_only
-        blob = self._shards.encrypt(key, request.plaintext, request.encryption_context, dry=dry)
-        response = rpc.EncryptResponse()
+        algorithm, blob = self._pairs.seal(key, request)
+        response = rpc.EncryptResponse(algorithm=algorithm)
         if not dry:
             response.key_version = key.version_name(len(key.materials))
             response.ciphertext = blob
@@ -168,14 +174,8 @@ class FakeService:
             request.ciphertext_crc32c if request.HasField("ciphertext_crc32c") else None,
         )
         named = self._shards.find(request.key, "key", self._hosted) if request.key else None
-        key, number, plaintext = self._shards.decrypt(
-            named,
-            request.ciphertext,
-            request.encryption_context,
-            hosted=self._hosted,
-            dry=request.validate_only,
-        )
-        response = rpc.DecryptResponse()
+        key, number, plaintext = self._pairs.open(named, request, self._hosted)
+        response = rpc.DecryptResponse(algorithm=self._pairs.algorithm(key, request.algorithm))
         if not request.validate_only:
             response.key_version = key.version_name(number)
             response.plaintext = plaintext

@@ -21,6 +21,7 @@ from strongroom import resource_names
 from strongroom.kms.v1 import resources_pb2 as pb
 from strongroom.resource_names import AliasName, KeyName, KeyVersionName
 from strongroom_client._core import crc32c
+from strongroom_client._fake_pairs import algorithms_of, can_be_wrapped, is_pair, make_material
 from strongroom_client.errors import (
     AliasExistsError,
     ArgumentInvalidError,
@@ -29,11 +30,22 @@ from strongroom_client.errors import (
     EtagMismatchError,
     KeyDisabledError,
     KeyNotFoundError,
+    KeySpecUnsupportedError,
+    KeyUsageMismatchError,
     WrongKeyError,
     WrongRegionError,
 )
 
-__all__ = ["FakeKey", "FakeShards", "check_checksum", "check_size", "refuse"]
+__all__ = [
+    "FakeKey",
+    "FakeShards",
+    "check_checksum",
+    "check_size",
+    "encode_context",
+    "refuse",
+    "require_enabled",
+    "require_symmetric",
+]
 
 BLOB_START: Final = b"\x01\x01"  # version 1, AES-256-GCM
 HEADER_BYTES: Final = 22
@@ -52,6 +64,8 @@ class FakeKey:
     storage: pb.KeyStorage.ValueType
     create_time: datetime
     update_time: datetime
+    spec: pb.KeySpec.ValueType = pb.KEY_SPEC_AES_256
+    usage: pb.KeyUsage.ValueType = pb.KEY_USAGE_ENCRYPT_DECRYPT
     enabled: bool = True
     revision: int = 1
     materials: list[bytes] = field(default_factory=list, repr=False)
@@ -72,8 +86,9 @@ class FakeKey:
         """Return the key as the API shows it."""
         key = pb.Key(
             name=str(self.name),
-            spec=pb.KEY_SPEC_AES_256,
-            usage=pb.KEY_USAGE_ENCRYPT_DECRYPT,
+            spec=self.spec,
+            usage=self.usage,
+            algorithms=algorithms_of(self.spec, self.usage),
             state=pb.KEY_STATE_ENABLED if self.enabled else pb.KEY_STATE_DISABLED,
             key_manager=pb.KEY_MANAGER_CUSTOMER,
             description=self.description,
@@ -120,16 +135,27 @@ class FakeShards:
         self._aliases: dict[AliasName, uuid.UUID] = {}
 
     def create_key(
-        self, region: str, description: str, storage: pb.KeyStorage.ValueType, *, dry: bool
+        self,
+        region: str,
+        description: str,
+        storage: pb.KeyStorage.ValueType,
+        *,
+        spec: pb.KeySpec.ValueType = pb.KEY_SPEC_AES_256,
+        usage: pb.KeyUsage.ValueType = pb.KEY_USAGE_ENCRYPT_DECRYPT,
+        dry: bool,
     ) -> FakeKey | None:
         """Create a key; nothing when `dry`."""
         _check_text("description", description, 8192)
+        if not algorithms_of(spec, usage):
+            raise refuse("", "create_key.spec_usage", "spec and usage must fit")
+        if storage == pb.KEY_STORAGE_WRAPPED and not can_be_wrapped(spec):
+            raise KeySpecUnsupportedError(f"region {region}: no such keys in wrapped storage")
         if dry:
             return None
         now = self._now()
         name = KeyName(region, uuid.UUID(bytes=self.random_bytes(16), version=4))
-        key = FakeKey(name, description, self._principal, storage, now, now)
-        key.add_version(self.random_bytes(32), now)
+        key = FakeKey(name, description, self._principal, storage, now, now, spec, usage)
+        key.add_version(make_material(spec, self.random_bytes), now)
         self._keys[name.key_id] = key
         return key
 
@@ -171,7 +197,8 @@ class FakeShards:
 
     def rotate(self, key: FakeKey, etag: str, *, dry: bool) -> None:
         """Add a primary version."""
-        _require_enabled(key)
+        require_enabled(key)
+        require_symmetric(key, "RotateKey")
         _check_etag(key, etag)
         if not dry:
             key.add_version(self.random_bytes(32), self._now())
@@ -201,8 +228,9 @@ class FakeShards:
         self, key: FakeKey, plaintext: bytes, context: Mapping[str, str], *, dry: bool = False
     ) -> bytes:
         """Return a ciphertext blob; empty when `dry`."""
-        aad = _encode(context)
-        _require_enabled(key)
+        aad = encode_context(context)
+        require_enabled(key)
+        require_symmetric(key, "this")
         if dry:
             return b""
         number = len(key.materials)
@@ -222,7 +250,7 @@ class FakeShards:
         dry: bool = False,
     ) -> tuple[FakeKey, int, bytes]:
         """Return the key, the version's number and the plaintext, empty when `dry`."""
-        aad = _encode(context)
+        aad = encode_context(context)
         if not MIN_BLOB_BYTES <= len(blob) <= MAX_BLOB_BYTES or blob[:2] != BLOB_START:
             raise _ciphertext_invalid()
         key_id = uuid.UUID(bytes=blob[2:18])
@@ -236,7 +264,10 @@ class FakeShards:
             if found is None or found.name.region not in hosted:
                 raise KeyNotFoundError("no key that made this ciphertext, or you may not see it")
             key = found
-        _require_enabled(key)
+        require_enabled(key)
+        if is_pair(key.spec):
+            raise _ciphertext_invalid()
+        require_symmetric(key, "Decrypt")
         if not 1 <= number <= len(key.materials):
             raise _ciphertext_invalid()
         if dry:
@@ -282,12 +313,20 @@ def _check_etag(key: FakeKey, etag: str) -> None:
         raise EtagMismatchError(f"{key.name} changed since it was read; read it again")
 
 
-def _require_enabled(key: FakeKey) -> None:
+def require_symmetric(key: FakeKey, call: str) -> None:
+    """Require a key that makes ciphertext blobs."""
+    if key.spec != pb.KEY_SPEC_AES_256:
+        raise KeyUsageMismatchError(f"{key.name} is a key of another kind; {call} is not for it")
+
+
+def require_enabled(key: FakeKey) -> None:
+    """Require that a key can be used."""
     if not key.enabled:
         raise KeyDisabledError(f"{key.name} is disabled")
 
 
-def _encode(context: Mapping[str, str]) -> bytes:
+def encode_context(context: Mapping[str, str]) -> bytes:
+    """Return the canonical bytes of an encryption context."""
     try:
         return contexts.encode(context)
     except contexts.EncryptionContextError as exc:

@@ -20,6 +20,7 @@ from strongroom_client._core import (
 )
 from strongroom_client.errors import ArgumentInvalidError, ResponseInvalidError
 from strongroom_client.results import (
+    Algorithm,
     Alias,
     Key,
     KeyManager,
@@ -33,6 +34,8 @@ from strongroom_client.results import (
 
 __all__ = [
     "Page",
+    "algorithm_from",
+    "algorithm_value",
     "create_alias",
     "create_key",
     "disable_key",
@@ -41,14 +44,30 @@ __all__ = [
     "list_key_versions",
     "list_keys",
     "rotate_key",
+    "spec_from",
+    "usage_from",
 ]
 
 T = TypeVar("T")
 #: The items of a page, and the token of the next one; empty on the last.
 Page: TypeAlias = tuple[tuple[T, ...], str]
 
-_SPECS = {pb.KEY_SPEC_AES_256: KeySpec.AES_256}
-_USAGES = {pb.KEY_USAGE_ENCRYPT_DECRYPT: KeyUsage.ENCRYPT_DECRYPT}
+_SPECS = {
+    pb.KeySpec.Value(f"KEY_SPEC_{spec}"): spec for spec in KeySpec if spec is not KeySpec.UNKNOWN
+}
+_ASKED_SPECS = {spec: number for number, spec in _SPECS.items()}
+_USAGES = {
+    pb.KeyUsage.Value(f"KEY_USAGE_{usage}"): usage
+    for usage in KeyUsage
+    if usage is not KeyUsage.UNKNOWN
+}
+_ASKED_USAGES = {usage: number for number, usage in _USAGES.items()}
+_ALGORITHMS = {
+    pb.Algorithm.Value(f"ALGORITHM_{algorithm}"): algorithm
+    for algorithm in Algorithm
+    if algorithm is not Algorithm.UNKNOWN
+}
+_ASKED_ALGORITHMS = {algorithm: number for number, algorithm in _ALGORITHMS.items()}
 _STATES = {
     pb.KEY_STATE_ENABLED: KeyState.ENABLED,
     pb.KEY_STATE_DISABLED: KeyState.DISABLED,
@@ -61,11 +80,41 @@ _ASKED_STORAGES = {storage: number for number, storage in _STORAGES.items()}
 _MANAGERS = {pb.KEY_MANAGER_CUSTOMER: KeyManager.CUSTOMER}
 
 
+def spec_from(value: pb.KeySpec.ValueType) -> KeySpec:
+    """Return the spec that a number of the API means."""
+    return _SPECS.get(value, KeySpec.UNKNOWN)
+
+
+def usage_from(value: pb.KeyUsage.ValueType) -> KeyUsage:
+    """Return the usage that a number of the API means."""
+    return _USAGES.get(value, KeyUsage.UNKNOWN)
+
+
+def algorithm_from(value: pb.Algorithm.ValueType) -> Algorithm:
+    """Return the algorithm that a number of the API means."""
+    return _ALGORITHMS.get(value, Algorithm.UNKNOWN)
+
+
+def algorithm_value(algorithm: Algorithm | None) -> pb.Algorithm.ValueType:
+    """Return the number of an algorithm given by the caller, that of "not stated" for None.
+
+    Raises:
+        ArgumentInvalidError: It is UNKNOWN.
+    """
+    if algorithm is None:
+        return pb.ALGORITHM_UNSPECIFIED
+    if algorithm is Algorithm.UNKNOWN:
+        raise ArgumentInvalidError.of("algorithm", "enum.defined_only", "UNKNOWN is none")
+    return _ASKED_ALGORITHMS[algorithm]
+
+
 def create_key(
     region: str,
     *,
     description: str,
     policy: str,
+    spec: KeySpec,
+    usage: KeyUsage | None,
     storage: KeyStorage | None,
     request_id: str,
 ) -> Operation[Key]:
@@ -73,10 +122,14 @@ def create_key(
     parent = parse_region(region)
     if storage is not None and storage not in _ASKED_STORAGES:
         raise ArgumentInvalidError.of("storage", "enum.defined_only", "RESIDENT or WRAPPED")
+    if spec not in _ASKED_SPECS or (usage is not None and usage not in _ASKED_USAGES):
+        raise ArgumentInvalidError.of("spec", "enum.defined_only", "UNKNOWN is no spec or usage")
     request = rpc.CreateKeyRequest(
         parent=str(parent),
         description=description,
         policy=policy,
+        spec=_ASKED_SPECS[spec],
+        usage=pb.KEY_USAGE_UNSPECIFIED if usage is None else _ASKED_USAGES[usage],
         storage=pb.KEY_STORAGE_UNSPECIFIED if storage is None else _ASKED_STORAGES[storage],
         request_id=request_id,
     )
@@ -170,8 +223,8 @@ def _same_key(asked: str, key: Key) -> Key:
 def _key(key: pb.Key, receipts: tuple[Receipt, ...]) -> Key:
     return Key(
         name=key.name,
-        spec=_SPECS.get(key.spec, KeySpec.UNKNOWN),
-        usage=_USAGES.get(key.usage, KeyUsage.UNKNOWN),
+        spec=spec_from(key.spec),
+        usage=usage_from(key.usage),
         state=_STATES.get(key.state, KeyState.UNKNOWN),
         key_manager=_MANAGERS.get(key.key_manager, KeyManager.UNKNOWN),
         description=key.description,
@@ -181,6 +234,7 @@ def _key(key: pb.Key, receipts: tuple[Receipt, ...]) -> Key:
         update_time=_time(key.update_time),
         etag=key.etag,
         storage=_STORAGES.get(key.storage, KeyStorage.UNKNOWN),
+        algorithms=tuple(algorithm_from(each) for each in key.algorithms),
         receipts=receipts,
     )
 

@@ -9,17 +9,21 @@ from typing import Self
 
 from strongroom_client import _crypto_calls, _key_calls
 from strongroom_client._drivers import Driver, Limits
+from strongroom_client._pair_methods import PairMethods
 from strongroom_client._transport import GrpcTransport
 from strongroom_client.audit import AuditClient
 from strongroom_client.options import ClientOptions
 from strongroom_client.receipt_log import ReceiptLog
 from strongroom_client.results import (
+    Algorithm,
     Alias,
     DecryptResult,
     EncryptResult,
     GeneratedDataKey,
     Key,
+    KeySpec,
     KeyStorage,
+    KeyUsage,
     KeyVersion,
     RandomBytes,
     ReEncryptResult,
@@ -30,7 +34,7 @@ from strongroom_client.results import (
 __all__ = ["KmsClient"]
 
 
-class KmsClient:
+class KmsClient(PairMethods):
     """Calls the key service. The region in a name picks the endpoint.
 
     Every method raises a subclass of StrongroomError when the service refuses or cannot
@@ -100,21 +104,25 @@ class KmsClient:
         *,
         description: str = "",
         policy: str = "",
+        spec: KeySpec = KeySpec.AES_256,
+        usage: KeyUsage | None = None,
         storage: KeyStorage | None = None,
         request_id: str | None = None,
     ) -> Key:
-        """Create a key, an AES-256 key in the HSM of `region`.
+        """Create a key in the HSM of `region`: an AES-256 key unless you say otherwise.
 
         Args:
             region: Its home, such as ``eu-1``.
             description: Words for people, at most 8,192 characters. Never secret.
             policy: Cedar policy set, at most 32,768 bytes. Without one, you and the
                 deployment's administrators may do everything.
+            spec: What the material is.
+            usage: What the key is for, ENCRYPT_DECRYPT for AES when None. Others need it.
             storage: Where the material is kept; the region's default when None.
             request_id: A UUID; a repeat with it returns the first answer.
 
         Raises:
-            KeySpecUnsupportedError: The region's HSM cannot keep a key there.
+            KeySpecUnsupportedError: The region's HSM has no such keys, or not there.
             PolicyInvalidError: The policy does not parse, or locks everybody out.
             RequestIdReusedError: `request_id` was used with another request.
         """
@@ -123,6 +131,8 @@ class KmsClient:
                 region,
                 description=description,
                 policy=policy,
+                spec=spec,
+                usage=usage,
                 storage=storage,
                 request_id=request_id or str(uuid.uuid4()),
             )
@@ -194,15 +204,27 @@ class KmsClient:
         )
 
     def encrypt(
-        self, key: str, plaintext: bytes, *, encryption_context: Mapping[str, str]
+        self,
+        key: str,
+        plaintext: bytes,
+        *,
+        encryption_context: Mapping[str, str],
+        algorithm: Algorithm | None = None,
     ) -> EncryptResult:
         """Encrypt 1 to 4,096 bytes inside the HSM; for more, use `EnvelopeClient`."""
         return self.driver.run(
-            _crypto_calls.encrypt(key, plaintext, encryption_context=encryption_context)
+            _crypto_calls.encrypt(
+                key, plaintext, encryption_context=encryption_context, algorithm=algorithm
+            )
         )
 
     def decrypt(
-        self, key: str, ciphertext: bytes, *, encryption_context: Mapping[str, str]
+        self,
+        key: str,
+        ciphertext: bytes,
+        *,
+        encryption_context: Mapping[str, str],
+        algorithm: Algorithm | None = None,
     ) -> DecryptResult:
         """Decrypt what `key`, and no other key, encrypted.
 
@@ -211,7 +233,9 @@ class KmsClient:
             WrongKeyError: Another key made it.
         """
         return self.driver.run(
-            _crypto_calls.decrypt(key, ciphertext, encryption_context=encryption_context)
+            _crypto_calls.decrypt(
+                key, ciphertext, encryption_context=encryption_context, algorithm=algorithm
+            )
         )
 
     def decrypt_with_any_key(

@@ -14,6 +14,7 @@ from strongroom.receipts import Receipt
 from strongroom_client.secret_bytes import SecretBytes
 
 __all__ = [
+    "Algorithm",
     "Alias",
     "DecryptResult",
     "EncryptResult",
@@ -37,6 +38,18 @@ class KeySpec(enum.StrEnum):
 
     UNKNOWN = "UNKNOWN"
     AES_256 = "AES_256"
+    HMAC_224 = "HMAC_224"
+    HMAC_256 = "HMAC_256"
+    HMAC_384 = "HMAC_384"
+    HMAC_512 = "HMAC_512"
+    RSA_2048 = "RSA_2048"
+    RSA_3072 = "RSA_3072"
+    RSA_4096 = "RSA_4096"
+    EC_P256 = "EC_P256"
+    EC_P384 = "EC_P384"
+    EC_P521 = "EC_P521"
+    EC_SECP256K1 = "EC_SECP256K1"
+    ED25519 = "ED25519"
 
 
 class KeyUsage(enum.StrEnum):
@@ -44,6 +57,33 @@ class KeyUsage(enum.StrEnum):
 
     UNKNOWN = "UNKNOWN"
     ENCRYPT_DECRYPT = "ENCRYPT_DECRYPT"
+    SIGN_VERIFY = "SIGN_VERIFY"
+    GENERATE_VERIFY_MAC = "GENERATE_VERIFY_MAC"
+    KEY_AGREEMENT = "KEY_AGREEMENT"
+
+
+class Algorithm(enum.StrEnum):
+    """What is done with a key; UNKNOWN for what a newer service says."""
+
+    UNKNOWN = "UNKNOWN"
+    AES_256_GCM = "AES_256_GCM"
+    HMAC_SHA_224 = "HMAC_SHA_224"
+    HMAC_SHA_256 = "HMAC_SHA_256"
+    HMAC_SHA_384 = "HMAC_SHA_384"
+    HMAC_SHA_512 = "HMAC_SHA_512"
+    RSASSA_PKCS1_V1_5_SHA_256 = "RSASSA_PKCS1_V1_5_SHA_256"
+    RSASSA_PKCS1_V1_5_SHA_384 = "RSASSA_PKCS1_V1_5_SHA_384"
+    RSASSA_PKCS1_V1_5_SHA_512 = "RSASSA_PKCS1_V1_5_SHA_512"
+    RSASSA_PSS_SHA_256 = "RSASSA_PSS_SHA_256"
+    RSASSA_PSS_SHA_384 = "RSASSA_PSS_SHA_384"
+    RSASSA_PSS_SHA_512 = "RSASSA_PSS_SHA_512"
+    ECDSA_SHA_256 = "ECDSA_SHA_256"
+    ECDSA_SHA_384 = "ECDSA_SHA_384"
+    ECDSA_SHA_512 = "ECDSA_SHA_512"
+    ED25519 = "ED25519"
+    RSAES_OAEP_SHA_1 = "RSAES_OAEP_SHA_1"
+    RSAES_OAEP_SHA_256 = "RSAES_OAEP_SHA_256"
+    ECDH = "ECDH"
 
 
 class KeyState(enum.StrEnum):
@@ -89,6 +129,7 @@ class Key:
     update_time: datetime
     etag: str
     storage: KeyStorage
+    algorithms: tuple[Algorithm, ...] = ()
     receipts: tuple[Receipt, ...] = field(default=(), compare=False)
 
 
@@ -125,10 +166,14 @@ class RotatedKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncryptResult:
-    """A ciphertext blob, and the name of the key version that made it."""
+    """A ciphertext, and the name of the key version that made it.
+
+    With an RSA key the ciphertext does not say which key made it: keep the name.
+    """
 
     key_version: str
     ciphertext: bytes
+    algorithm: Algorithm = Algorithm.AES_256_GCM
     receipts: tuple[Receipt, ...] = field(default=(), compare=False)
 
 
@@ -139,6 +184,7 @@ class DecryptResult:
     key_version: str
     plaintext: bytes = field(repr=False)
     used_primary: bool
+    algorithm: Algorithm = Algorithm.AES_256_GCM
     receipts: tuple[Receipt, ...] = field(default=(), compare=False)
 
 
