@@ -11,6 +11,7 @@ from strongroom.resource_names import AliasName, KeyName, KeyVersionName
 
 __all__ = [
     "Alias",
+    "AuditMode",
     "Deletion",
     "Key",
     "KeyManager",
@@ -71,6 +72,15 @@ class KeyOrigin(enum.StrEnum):
     """In the HSM that it is kept in, or under whose root."""
     EXTERNAL = "EXTERNAL"
     """Elsewhere: it was brought in, wrapped, and others may have it too."""
+
+
+class AuditMode(enum.StrEnum):
+    """How certain it is that a use is on record before it is answered (audit-spool-v1.md)."""
+
+    REQUIRED = "REQUIRED"
+    """Its record is on disk."""
+    BUFFERED = "BUFFERED"
+    """Its record is in memory, and on disk within the shard's bound on records and time."""
 
 
 class KeyState(enum.StrEnum):
@@ -204,6 +214,7 @@ class Key:
     policy: str
     versions: tuple[KeyVersion, ...]
     storage: KeyStorage = KeyStorage.RESIDENT
+    audit_mode: AuditMode = AuditMode.REQUIRED
     deletion: Deletion | None = None
     destroy_time: datetime | None = None
     tags: tuple[tuple[str, str], ...] = ()

@@ -21,6 +21,7 @@ from strongroom.resource_names import (
 from strongroom_server.domain.algorithms import Algorithm, algorithms_of
 from strongroom_server.domain.keys import (
     Alias,
+    AuditMode,
     Key,
     KeyManager,
     KeySpec,
@@ -43,6 +44,7 @@ __all__ = [
     "alias",
     "alias_message",
     "alias_name",
+    "audit_mode_of",
     "check_crc32c",
     "context_of",
     "crc32c",
@@ -73,6 +75,8 @@ _STORAGES: Final = {
     KeyStorage.RESIDENT: resources.KEY_STORAGE_RESIDENT,
     KeyStorage.WRAPPED: resources.KEY_STORAGE_WRAPPED,
 }
+_AUDIT_MODES: Final = {mode: resources.AuditMode.Value(f"AUDIT_MODE_{mode}") for mode in AuditMode}
+_ASKED_AUDIT_MODES: Final = {number: mode for mode, number in _AUDIT_MODES.items()}
 _ASKED_STORAGES: Final = {number: storage for storage, number in _STORAGES.items()}
 _STATES: Final = {
     KeyState.ENABLED: resources.KEY_STATE_ENABLED,
@@ -183,6 +187,11 @@ def storage_of(value: resources.KeyStorage.ValueType) -> KeyStorage | None:
     return _ASKED_STORAGES.get(value)
 
 
+def audit_mode_of(value: resources.AuditMode.ValueType) -> AuditMode:
+    """Return the audit mode asked for; REQUIRED when nothing was said."""
+    return _ASKED_AUDIT_MODES.get(value, AuditMode.REQUIRED)
+
+
 def spec_of(value: resources.KeySpec.ValueType) -> KeySpec:
     """Return the spec asked for; AES_256 when nothing was said."""
     return _ASKED_SPECS.get(value, KeySpec.AES_256)
@@ -256,6 +265,7 @@ def key_message(key: Key) -> resources.Key:
         update_time=_timestamp(key.update_time),
         etag=key.etag,
         storage=_STORAGES[key.storage],
+        audit_mode=_AUDIT_MODES[key.audit_mode],
         deletion_time=_optional(key.deletion.time if key.deletion else None),
         destroy_time=_optional(key.destroy_time),
         tags=dict(key.tags),

@@ -48,6 +48,7 @@ class KeyService(AsymmetricMethods, KeyLifecycleMethods):
             usage=convert.usage_of(request.usage),
             policy=request.policy,
             storage=convert.storage_of(request.storage),
+            audit_mode=convert.audit_mode_of(request.audit_mode),
             tags=dict(request.tags),
         )
         change = ChangeRequest(request.request_id, "", request.validate_only)

@@ -15,6 +15,7 @@ from uuid import UUID
 from strongroom.resource_names import AliasName
 from strongroom_server.domain.keys import (
     Alias,
+    AuditMode,
     Deletion,
     Key,
     KeyManager,
@@ -62,6 +63,7 @@ def encode_answer(answer: Answer) -> str:
                 for v in key.versions
             ],
             "storage": key.storage,
+            "audit_mode": key.audit_mode,
             "end": _encode_end(key),
             "tags": dict(key.tags),
         }
@@ -100,6 +102,7 @@ def decode_answer(text: str) -> Answer:
             ),
             # Answers from before there was a choice, or an end, do not have it.
             storage=KeyStorage(data.get("storage", KeyStorage.RESIDENT)),
+            audit_mode=AuditMode(data.get("audit_mode", AuditMode.REQUIRED)),
             deletion=_decode_end(data.get("end"))[0],
             destroy_time=_decode_end(data.get("end"))[1],
             tags=tuple(data.get("tags", {}).items()),

@@ -52,6 +52,7 @@ class Use:
         """Start a use; its record is named like its action."""
         asked = None if name is None else str(name)
         trace = Trace(action.value, asked, None, context, None, validate_only)
+        trace.is_use = True
         return cls(caller, shard, action, context, trace)
 
 
@@ -123,8 +124,14 @@ class KeyAccess:
 
     def _admit(self, use: Use, key: Key, asked_name: str) -> Key:
         use.trace.key = str(key.name)
-        use.trace.policy = self._authorization.authorize(
-            use.caller.principal, use.action, key, use.context, asked_name=asked_name
+        use.trace.mode = key.audit_mode
+        use.trace.policy = await self._authorization.authorize(
+            use.caller.principal,
+            use.action,
+            key,
+            use.context,
+            asked_name=asked_name,
+            permissions=use.shard.store.permissions,
         )
         if key.state is not KeyState.ENABLED:  # asked first: this is the hot path
             check_state(use.action, key)

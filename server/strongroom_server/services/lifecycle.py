@@ -15,6 +15,7 @@ from strongroom.resource_names import KeyName
 from strongroom_server.domain.algorithms import choose_storage
 from strongroom_server.domain.key_uses import check_takes_part
 from strongroom_server.domain.keys import (
+    AuditMode,
     Key,
     KeyManager,
     KeySpec,
@@ -57,6 +58,7 @@ class NewKey:
     usage: KeyUsage
     policy: str
     storage: KeyStorage | None = None
+    audit_mode: AuditMode = AuditMode.REQUIRED
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -111,10 +113,12 @@ class LifecycleService:
                 storage=choose_storage(
                     new.spec, new.storage, default=shard.storage, region=shard.region
                 ),
+                audit_mode=new.audit_mode,
                 tags=check_tags(new.tags),
             )
             trace.key = str(key.name)
             trace.key_version = 1
+            trace.mode = key.audit_mode
             self._keys.authorization.check_new_policy(
                 key.policy, creator=caller.principal, key_name=str(key.name)
             )
@@ -126,6 +130,8 @@ class LifecycleService:
         body: tuple[object, ...] = (new.region, new.description, new.spec, new.usage, new.policy)
         if new.storage is not None:  # else as before there was a choice: memos outlive updates
             body = (*body, new.storage)
+        if new.audit_mode is not AuditMode.REQUIRED:
+            body = (*body, f"audit_mode {new.audit_mode}")
         if new.tags:
             body = (*body, sorted(new.tags.items()))
         answer, receipt = await self._keys.changes.make(

@@ -52,8 +52,14 @@ class ManagedKeys:
         """
         key = await shard.find(name)
         trace.key = str(key.name)
-        trace.policy = self.authorization.authorize(
-            caller.principal, action, key, {}, asked_name=str(name)
+        trace.mode = key.audit_mode
+        trace.policy = await self.authorization.authorize(
+            caller.principal,
+            action,
+            key,
+            {},
+            asked_name=str(name),
+            permissions=shard.store.permissions,
         )
         return key
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from strongroom.receipts import Receipt
+from strongroom_server.domain.keys import AuditMode
 from strongroom_server.domain.policy import DEFAULT_DENY
 from strongroom_server.errors import (
     AuditUnavailableError,
@@ -33,7 +34,11 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Trace:
-    """What the record of a call will say; filled in as the call proceeds."""
+    """What the record of a call will say; filled in as the call proceeds.
+
+    `is_use` says that the call uses a key, and does not see or change it: the record of
+    one that succeeds may be buffered when `mode`, the key's, is so.
+    """
 
     method: str
     key: str | None = None
@@ -41,6 +46,9 @@ class Trace:
     encryption_context: Mapping[str, str] = field(default_factory=dict)
     policy: str | None = None
     validate_only: bool = False
+    details: Mapping[str, str] = field(default_factory=dict)
+    mode: AuditMode = AuditMode.REQUIRED
+    is_use: bool = False
 
 
 class Recorder:
@@ -90,8 +98,9 @@ class Recorder:
             reason=reason,
             policy=trace.policy,
             validate_only=trace.validate_only,
+            mode=None if trace.mode is AuditMode.REQUIRED else trace.mode.value,
             count=count,
-            details={} if details is None else details,
+            details=trace.details if details is None else details,
         )
         return self._hide(draft)
 
@@ -110,7 +119,7 @@ class Recorder:
     async def answered(
         self, shard: Shard, caller: Caller, trace: Trace, *, outbox_id: int | None = None
     ) -> Receipt:
-        """Make the record of a good outcome durable and return its receipt.
+        """Make the record of a good outcome durable, or buffer it; return its receipt.
 
         Args:
             outbox_id: Of the record that was committed with a change, if it was.
@@ -120,7 +129,10 @@ class Recorder:
         """
         deadline = caller.deadline
         try:
-            if outbox_id is None:
+            if outbox_id is None and trace.is_use and trace.mode is AuditMode.BUFFERED:
+                draft = self.draft(caller, trace)
+                receipt = await shard.trail.record_buffered(draft, deadline=deadline)
+            elif outbox_id is None:
                 receipt = await shard.trail.record(self.draft(caller, trace), deadline=deadline)
             else:
                 receipt = await shard.trail.record_committed(outbox_id, deadline=deadline)

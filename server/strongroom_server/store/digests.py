@@ -7,7 +7,7 @@ that was lost or swapped shows as well. Material in the store is covered with it
 
 What is digested is as the first release had it, with more only where a row says more: a
 key in wrapped storage, and a version with wrapped material, have further fields; what is
-to be or has been deleted, tagged or pointed elsewhere has an object of named members at
+to be or has been deleted, tagged, buffered or pointed elsewhere has an object of named members at
 the end. Rows of an older database keep their digests, and no row can pass for one of the
 other kind, for number or type of the fields differ.
 
@@ -23,7 +23,7 @@ import json
 from datetime import datetime
 from typing import Final
 
-from strongroom_server.domain.keys import Alias, Deletion, Key, KeyStorage, KeyVersion
+from strongroom_server.domain.keys import Alias, AuditMode, Deletion, Key, KeyStorage, KeyVersion
 from strongroom_server.mutations import RequestMemo, WrappingRoot
 from strongroom_server.store.micros import to_micros
 
@@ -79,6 +79,7 @@ def key_digest(key: Key, change_number: int) -> bytes:
         *_named(
             **_end_fields(key.deletion, key.destroy_time),
             tags=[list(tag) for tag in key.tags] or None,
+            audit_mode=None if key.audit_mode is AuditMode.REQUIRED else key.audit_mode,
         ),
     )
 

@@ -14,6 +14,7 @@ from sqlalchemy import Row
 from strongroom.resource_names import AliasName
 from strongroom_server.domain.keys import (
     Alias,
+    AuditMode,
     Deletion,
     Key,
     KeyManager,
@@ -96,6 +97,7 @@ def to_key_row(key: Key, change_number: int) -> dict[str, object]:
         "change_number": change_number,
         "digest": digests.key_digest(key, change_number),
         "storage": key.storage.value,
+        "audit_mode": key.audit_mode.value,
         **_end_columns(key.deletion, key.destroy_time),
         "tags": _pack_tags(key.tags),
     }
@@ -199,6 +201,7 @@ def key_of(row: Row[Any], region: str, versions: tuple[KeyVersion, ...]) -> Stor
             policy=_policy_text(row.cedar),
             versions=versions,
             storage=KeyStorage(row.storage),
+            audit_mode=AuditMode(row.audit_mode),
             deletion=_deletion_of(row),
             destroy_time=_time_or_none(row.destroy_time),
             tags=_unpack_tags(row.tags),

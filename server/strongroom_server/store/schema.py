@@ -93,6 +93,7 @@ keys: Final = Table(
     Column("deletion_mark", Integer),
     Column("destroy_time", Integer),
     Column("tags", Text),  # a JSON object, members ascending; NULL for none
+    Column("audit_mode", Text, nullable=False, server_default=text("'REQUIRED'")),
     CheckConstraint("length(key_id) = 16", name="keys_key_id_is_uuid"),
     Index("keys_by_change", "change_number"),
     Index("keys_by_age", "create_time", "key_id"),  # for pages of lists

@@ -180,6 +180,7 @@ class CreateKeyRequest(_message.Message):
     STORAGE_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    AUDIT_MODE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Required. Shard, `regions/{region}`; at most 40 characters."""
     description: _builtins.str
@@ -204,6 +205,8 @@ class CreateKeyRequest(_message.Message):
     """Optional. Where the material is made. EXTERNAL makes a key without material, in PENDING_IMPORT; AES_256 and HMAC_256,
     HMAC_384, HMAC_512 can be brought.
     """
+    audit_mode: _resources_pb2.AuditMode.ValueType
+    """Optional. How certain it is that a use of the key is on record before it is answered; REQUIRED when nothing is said."""
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Optional. Tags of the key; at most 50, names of 1 to 128 characters, values of at most 256. `strongroom:` is reserved."""
@@ -221,10 +224,11 @@ class CreateKeyRequest(_message.Message):
         storage: _resources_pb2.KeyStorage.ValueType = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         origin: _resources_pb2.KeyOrigin.ValueType = ...,
+        audit_mode: _resources_pb2.AuditMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "origin", b"origin", "parent", b"parent", "policy", b"policy", "request_id", b"request_id", "spec", b"spec", "storage", b"storage", "tags", b"tags", "usage", b"usage", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_mode", b"audit_mode", "description", b"description", "origin", b"origin", "parent", b"parent", "policy", b"policy", "request_id", b"request_id", "spec", b"spec", "storage", b"storage", "tags", b"tags", "usage", b"usage", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -260,6 +260,36 @@ KEY_ORIGIN_EXTERNAL: KeyOrigin.ValueType  # 2
 """Elsewhere: it is brought by ImportKeyMaterial, and whoever made it may keep a copy."""
 Global___KeyOrigin: _TypeAlias = KeyOrigin  # noqa: Y015
 
+class _AuditMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AuditModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUDIT_MODE_UNSPECIFIED: _AuditMode.ValueType  # 0
+    """Not stated; CreateKey takes it as AUDIT_MODE_REQUIRED."""
+    AUDIT_MODE_REQUIRED: _AuditMode.ValueType  # 1
+    """No answer before its record is on disk."""
+    AUDIT_MODE_BUFFERED: _AuditMode.ValueType  # 2
+    """An answer may be ahead of the disk by as many records and as much time as the shard is configured with: a crash may
+    lose the records of that time, and the next start records that it may have. For keys that are used very often.
+    Refusals, and calls that see or change the key, are as with REQUIRED.
+    """
+
+class AuditMode(_AuditMode, metaclass=_AuditModeEnumTypeWrapper):
+    """How certain it is that a call that uses the key is on record before it is answered."""
+
+AUDIT_MODE_UNSPECIFIED: AuditMode.ValueType  # 0
+"""Not stated; CreateKey takes it as AUDIT_MODE_REQUIRED."""
+AUDIT_MODE_REQUIRED: AuditMode.ValueType  # 1
+"""No answer before its record is on disk."""
+AUDIT_MODE_BUFFERED: AuditMode.ValueType  # 2
+"""An answer may be ahead of the disk by as many records and as much time as the shard is configured with: a crash may
+lose the records of that time, and the next start records that it may have. For keys that are used very often.
+Refusals, and calls that see or change the key, are as with REQUIRED.
+"""
+Global___AuditMode: _TypeAlias = AuditMode  # noqa: Y015
+
 class _KeyState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -395,6 +425,7 @@ class Key(_message.Message):
     DESTROY_TIME_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    AUDIT_MODE_FIELD_NUMBER: _builtins.int
     IMPORT_TIME_FIELD_NUMBER: _builtins.int
     MATERIAL_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -419,6 +450,8 @@ class Key(_message.Message):
     """Output only. Where the material of the key's versions is kept; for ever."""
     origin: Global___KeyOrigin.ValueType
     """Output only. Where the material was made; for ever."""
+    audit_mode: Global___AuditMode.ValueType
+    """Output only. How certain it is that a use of the key is on record before it is answered; for ever."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the key was created."""
@@ -475,12 +508,13 @@ class Key(_message.Message):
         destroy_time: _timestamp_pb2.Timestamp | None = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         origin: Global___KeyOrigin.ValueType = ...,
+        audit_mode: Global___AuditMode.ValueType = ...,
         import_time: _timestamp_pb2.Timestamp | None = ...,
         material_expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deletion_time", b"deletion_time", "destroy_time", b"destroy_time", "import_time", b"import_time", "material_expire_time", b"material_expire_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithms", b"algorithms", "create_time", b"create_time", "creator", b"creator", "deletion_time", b"deletion_time", "description", b"description", "destroy_time", b"destroy_time", "etag", b"etag", "import_time", b"import_time", "key_manager", b"key_manager", "material_expire_time", b"material_expire_time", "name", b"name", "origin", b"origin", "primary_version", b"primary_version", "spec", b"spec", "state", b"state", "storage", b"storage", "tags", b"tags", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithms", b"algorithms", "audit_mode", b"audit_mode", "create_time", b"create_time", "creator", b"creator", "deletion_time", b"deletion_time", "description", b"description", "destroy_time", b"destroy_time", "etag", b"etag", "import_time", b"import_time", "key_manager", b"key_manager", "material_expire_time", b"material_expire_time", "name", b"name", "origin", b"origin", "primary_version", b"primary_version", "spec", b"spec", "state", b"state", "storage", b"storage", "tags", b"tags", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
