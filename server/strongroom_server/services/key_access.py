@@ -125,13 +125,8 @@ class KeyAccess:
     def _admit(self, use: Use, key: Key, asked_name: str) -> Key:
         use.trace.key = str(key.name)
         use.trace.mode = key.audit_mode
-        use.trace.policy = await self._authorization.authorize(
-            use.caller.principal,
-            use.action,
-            key,
-            use.context,
-            asked_name=asked_name,
-            permissions=use.shard.store.permissions,
+        use.trace.policy = self._authorization.authorize(
+            use.caller.principal, use.action, key, use.context, asked_name=asked_name
         )
         if key.state is not KeyState.ENABLED:  # asked first: this is the hot path
             check_state(use.action, key)

@@ -53,13 +53,8 @@ class ManagedKeys:
         key = await shard.find(name)
         trace.key = str(key.name)
         trace.mode = key.audit_mode
-        trace.policy = await self.authorization.authorize(
-            caller.principal,
-            action,
-            key,
-            {},
-            asked_name=str(name),
-            permissions=shard.store.permissions,
+        trace.policy = self.authorization.authorize(
+            caller.principal, action, key, {}, asked_name=str(name)
         )
         return key
 
