@@ -20,6 +20,7 @@ __all__ = [
     "SignResult",
     "VerifyResult",
     "WrappedDataKeyPair",
+    "to_pem",
 ]
 
 
@@ -34,6 +35,13 @@ class DataKeyPairSpec(enum.StrEnum):
     EC_P521 = "EC_P521"
     EC_SECP256K1 = "EC_SECP256K1"
     ED25519 = "ED25519"
+
+
+def to_pem(public_key: bytes) -> str:
+    """Return a SubjectPublicKeyInfo as PEM (RFC 7468, 13)."""
+    text = base64.b64encode(public_key).decode()
+    lines = "\n".join(textwrap.wrap(text, 64))
+    return f"-----BEGIN PUBLIC KEY-----\n{lines}\n-----END PUBLIC KEY-----\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +77,7 @@ class PublicKeyResult:
     @property
     def pem(self) -> str:
         """The public key as PEM (RFC 7468, 13)."""
-        text = base64.b64encode(self.public_key).decode()
-        lines = "\n".join(textwrap.wrap(text, 64))
-        return f"-----BEGIN PUBLIC KEY-----\n{lines}\n-----END PUBLIC KEY-----\n"
+        return to_pem(self.public_key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

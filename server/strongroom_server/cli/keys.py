@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from strongroom_server.cli.key_choices import Spec, Usage
 from strongroom_server.cli.options import ConfigOption, Format, OutputOption, RegionOption
 
 if TYPE_CHECKING:
@@ -36,7 +37,16 @@ class Storage(enum.StrEnum):
 
 
 Cell = str | int | float | bool | None
-LIST_COLUMNS = ("name", "state", "storage", "primary_version", "create_time", "description")
+LIST_COLUMNS = (
+    "name",
+    "state",
+    "spec",
+    "usage",
+    "storage",
+    "primary_version",
+    "create_time",
+    "description",
+)
 VERSION_COLUMNS = ("number", "is_primary", "create_time", "reserved_uses")
 
 
@@ -53,6 +63,13 @@ def create(
     alias: Annotated[
         str | None, typer.Option(metavar="NAME", help="Give the key this alias at once.")
     ] = None,
+    spec: Annotated[
+        Spec, typer.Option(case_sensitive=False, help="What its material is.")
+    ] = Spec.AES_256,
+    usage: Annotated[
+        Usage | None,
+        typer.Option(case_sensitive=False, help="What it is for; needed with all but AES_256."),
+    ] = None,
     storage: Annotated[
         Storage | None,
         typer.Option(
@@ -67,7 +84,7 @@ def create(
 
     Without a policy its creator and the administrators may use it, nobody else.
     """
-    from strongroom_client import KeyStorage, KmsClient, StrongroomError
+    from strongroom_client import KeySpec, KeyStorage, KeyUsage, KmsClient, StrongroomError
     from strongroom_server.cli.connection import load_client_options
     from strongroom_server.cli.failures import CliError
     from strongroom_server.cli.output import print_fields
@@ -85,6 +102,8 @@ def create(
             home,
             description=description,
             policy=text,
+            spec=KeySpec[spec.name],
+            usage=None if usage is None else KeyUsage[usage.name],
             storage=None if storage is None else KeyStorage[storage.name],
         )
         fields = describe_key(key)
@@ -240,6 +259,8 @@ def describe_key(key: Key) -> dict[str, Cell]:
         "name": key.name,
         "state": str(key.state),
         "spec": str(key.spec),
+        "usage": str(key.usage),
+        "algorithms": " ".join(key.algorithms),
         "storage": str(key.storage),
         "primary_version": key.primary_version,
         "description": key.description,

@@ -9,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from strongroom_server.cli import aliases, audit, dev, files, hsm, keys, secrets, serve
+from strongroom_server.cli import (
+    aliases,
+    audit,
+    dev,
+    files,
+    hsm,
+    keys,
+    pairs,
+    secrets,
+    serve,
+    signatures,
+)
 from strongroom_server.cli.exit_codes import EXIT_CODES_HELP, ExitCode
 from strongroom_server.cli.failures import describe, format_failure
 from strongroom_server.cli.options import Format, Invocation
@@ -44,6 +55,13 @@ def build_app() -> typer.Typer:
         (files.rekey, "rekey"),
         (secrets.datakey, "datakey"),
         (secrets.random, "random"),
+        (signatures.sign, "sign"),
+        (signatures.verify, "verify"),
+        (signatures.mac, "mac"),
+        (signatures.verify_mac, "verify-mac"),
+        (signatures.public_key, "public-key"),
+        (pairs.derive, "derive"),
+        (pairs.datakey_pair, "datakey-pair"),
         (serve.serve, "serve"),
         (serve.audit_log, "audit-log"),
         (serve.audit_witness, "audit-witness"),
