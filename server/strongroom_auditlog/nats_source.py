@@ -13,20 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
-from strongroom.jetstream.connection import (
-    Delivery,
-    JetStream,
-    NatsEndpoint,
-    NatsError,
-    ack_subject,
-)
+from strongroom.jetstream.connection import Delivery, JetStream
+from strongroom.jetstream.endpoint import NatsEndpoint, NatsError, ack_subject
 from strongroom.jetstream.identity import (
     ChainVerifier,
     IdentityError,
@@ -97,12 +92,7 @@ class NatsSource:
                     principal=self._principal,
                     wall_clock=self._wall_clock,
                 )
-                await _first_of(
-                    session.read(batches),
-                    session.settle(),
-                    session.acknowledge(),
-                    _until(connection.lost),
-                )
+                await connection.run(session.read(batches), session.settle(), session.acknowledge())
         except (NatsError, IdentityError, StartRefusedError) as exc:
             raise SourceLostError(str(exc)) from exc
 
@@ -258,20 +248,3 @@ class _Session:
         what = Acknowledgement(region, epoch, sequence, wanted, int(self._wall_clock() * 1000))
         message = seal_acknowledgement(what, self._identity)
         await self._connection.publish(ack_subject(region), message)
-
-
-async def _until(lost: asyncio.Future[None]) -> None:
-    await asyncio.shield(lost)
-
-
-async def _first_of(*work: Coroutine[Any, Any, None]) -> None:
-    """Run all until one ends; raise what it raised."""
-    tasks = [asyncio.create_task(each) for each in work]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in sorted(done, key=tasks.index):
-        task.result()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from strongroom.jetstream.endpoint import NatsEndpoint
 from strongroom_auditlog.config import Config, ShardConfig
 from strongroom_auditlog.direct_source import DirectSource, ShardEndpoint
 from strongroom_auditlog.errors import StartRefusedError
@@ -22,10 +23,7 @@ def source_of(config: Config, shard: ShardConfig, tls: CredentialFiles) -> Sourc
     nats = config.nats
     if shard.transport == "nats" and nats is not None and shard.principal is not None:
         try:
-            from strongroom.jetstream.connection import (  # noqa: PLC0415 - the extra `nats`
-                NatsEndpoint,
-            )
-            from strongroom_auditlog.nats_source import NatsSource  # noqa: PLC0415 - the same
+            from strongroom_auditlog.nats_source import NatsSource  # noqa: PLC0415 - the extra `nats`
         except ModuleNotFoundError as exc:
             raise StartRefusedError(f"[nats] needs {exc.name}; install strongroom[nats]") from exc
         endpoint = NatsEndpoint(
@@ -36,6 +34,7 @@ def source_of(config: Config, shard: ShardConfig, tls: CredentialFiles) -> Sourc
             stream=nats.stream,
             replicas=nats.replicas,
             max_bytes=nats.max_bytes,
+            also_watched=(tls.certificate, tls.private_key, tls.ca),
         )
         return NatsSource(shard.region, shard.principal, endpoint, tls, wall_clock=time.time)
     if shard.endpoint is None:  # `load_config` refuses it, with the line

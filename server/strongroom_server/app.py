@@ -34,6 +34,7 @@ from strongroom_server.audit.limits import SpoolLimits
 from strongroom_server.audit.outbox import ShardAuditTrail
 from strongroom_server.audit.record import new_record_id
 from strongroom_server.audit.spool import Spool
+from strongroom_server.audit.transport import publishing
 from strongroom_server.config import Config, ShardConfig
 from strongroom_server.domain.keys import KeyStorage
 from strongroom_server.errors import StartRefusedError
@@ -142,8 +143,12 @@ async def serve(config: Config) -> None:
             await stack.enter_async_context(_open_shard(shard, clock, metrics, recorder))
             for shard in config.shards
         ]
-        for opened in shards:
+        for opened, shard in zip(shards, config.shards, strict=True):
             _watch_shard(opened, metrics, checks, clock)
+            failed = metrics.shard(shard.region).audit_publish_failed
+            await stack.enter_async_context(
+                publishing(config, shard, opened.spool, clock=clock, on_error=failed)
+            )
         server, rotation = _build_services(
             config, clock, metrics, recorder=recorder, shards=shards, stack=stack
         )

@@ -25,6 +25,7 @@ from pydantic_settings import (
 
 from strongroom_server.config_audit import AuditConfig
 from strongroom_server.config_limits import LimitsConfig, PrincipalLimitsConfig
+from strongroom_server.config_nats import NatsConfig
 from strongroom_server.config_types import Principal, Section
 from strongroom_server.errors import StartRefusedError
 
@@ -34,6 +35,7 @@ __all__ = [
     "LifecycleConfig",
     "LimitsConfig",
     "LogConfig",
+    "NatsConfig",
     "OpsConfig",
     "PrincipalLimitsConfig",
     "ServerConfig",
@@ -200,6 +202,11 @@ class ShardConfig(Section):
         le=60,
         description="age up to which it may lose them: they are on disk before",
     )
+    transport: Literal["direct", "nats"] = Field(
+        "direct",
+        description="how audit records reach the audit log: direct, it fetches them over gRPC; "
+        "nats, they are published through [nats]",
+    )
     verify_after_encrypt: bool = Field(
         default=True,
         description="decrypt what was encrypted before answering; a silent HSM fault loses data",
@@ -219,14 +226,15 @@ class Config(BaseSettings):
     ops: OpsConfig = Field(default_factory=OpsConfig)
     access: AccessConfig = Field(default_factory=AccessConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    audit: AuditConfig = Field(default_factory=AuditConfig)
     lifecycle: LifecycleConfig = Field(default_factory=LifecycleConfig)
     log: LogConfig = Field(default_factory=LogConfig)
+    nats: NatsConfig | None = None
     shards: Annotated[tuple[ShardConfig, ...], Field(min_length=1)]
 
     def digest(self) -> str:
         """Return the SHA-256 of all settings, hex (audit-record-v1.md, Other methods).
 
-    audit: AuditConfig = Field(default_factory=AuditConfig)
         No setting is a secret: those are in files, whose paths are digested.
         """
         settings = self.model_dump(mode="json")
@@ -287,6 +295,14 @@ def load_config(path: Path) -> Config:
     principals = [each.principal for each in config.limits.principals]
     if len(set(principals)) != len(principals):
         raise StartRefusedError(f"{path}: limits.principals: a principal is listed twice")
+    if any(shard.transport == "nats" for shard in config.shards):
+        if config.nats is None:
+            raise StartRefusedError(f"{path}: shards: transport nats needs the section [nats]")
+        if not config.access.audit_consumers:
+            raise StartRefusedError(
+                f"{path}: access.audit_consumers: transport nats needs the audit log's principal, "
+                "whose acknowledgements are believed"
+            )
     return config
 
 
@@ -315,6 +331,7 @@ def _resolve_paths(config: Config, base: Path) -> Config:
                     for name in ("certificate_file", "private_key_file", "client_ca_file")
                 }
             ),
+            "nats": config.nats and config.nats.relative_to(base),
             "shards": tuple(
                 shard.model_copy(
                     update={

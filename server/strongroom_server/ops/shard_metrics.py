@@ -137,6 +137,14 @@ class ShardFamilies:
             "strongroom_rewrap_failures_total",
             "Attempts to put a wrapped key version under a newer root that failed.",
         )
+        self.destroyed_versions = counter(
+            "strongroom_destroyed_versions_total",
+            "Key versions whose material was destroyed for ever.",
+        )
+        self.destruction_failures = counter(
+            "strongroom_destruction_failures_total",
+            "Attempts to destroy what is due that failed; they are repeated every minute.",
+        )
         self.audit_events = counter(
             "strongroom_audit_events_total", "Audit records made durable in the spool."
         )
@@ -150,6 +158,10 @@ class ShardFamilies:
         self.audit_spool_limit = gauge(
             "strongroom_audit_spool_limit_bytes",
             "Size of the spool at which calls are refused; the shard is not ready from 80 % on.",
+        )
+        self.audit_publish_errors = counter(
+            "strongroom_audit_publish_errors_total",
+            "Sessions with NATS that ended in an error; audit records wait in the spool meanwhile.",
         )
         self.audit_spool_limit_seconds = gauge(
             "strongroom_audit_spool_limit_seconds",
@@ -194,10 +206,13 @@ class ShardMetrics:
         self._stale_versions = families.stale_versions.labels(region)
         self._rewrapped = families.rewrapped.labels(region)
         self._rewrap_failures = families.rewrap_failures.labels(region)
+        self._destroyed_versions = families.destroyed_versions.labels(region)
+        self._destruction_failures = families.destruction_failures.labels(region)
         self._audit_events = families.audit_events.labels(region)
         self._audit_failures = families.audit_failures.labels(region)
         self._audit_spool_bytes = families.audit_spool_bytes.labels(region)
         self._audit_spool_limit = families.audit_spool_limit.labels(region)
+        self._audit_publish_errors = families.audit_publish_errors.labels(region)
         self._audit_spool_limit_seconds = families.audit_spool_limit_seconds.labels(region)
         self._audit_waiting_records = families.audit_waiting_records.labels(region)
         self._audit_unacked_oldest = families.audit_unacked_oldest.labels(region)
@@ -246,9 +261,21 @@ class ShardMetrics:
         self._rewrap_failures.inc(failed)
         self._stale_versions.set(stale)
 
+    def versions_destroyed(self, versions: int) -> None:
+        """Count key versions whose material is gone."""
+        self._destroyed_versions.inc(versions)
+
+    def destruction_failed(self) -> None:
+        """Count a failed attempt to destroy what is due."""
+        self._destruction_failures.inc()
+
     def audit_recorded(self, records: int = 1) -> None:
         """Count audit records that became durable."""
         self._audit_events.inc(records)
+
+    def audit_publish_failed(self) -> None:
+        """Count a session with NATS that ended in an error."""
+        self._audit_publish_errors.inc()
 
     def set_spool_limits(self, limit_bytes: int, limit_seconds: float) -> None:
         """Set the configured limits of the spool."""

@@ -1,11 +1,11 @@
-"""The one place that speaks to NATS: TLS, streams, publishing, consuming.
+"""The one place, with `streams`, that speaks to NATS: TLS, publishing, consuming.
 
     open -> streams are there, as they must be
          -> publish (waits for JetStream)  |  consume / listen (callbacks)
          -> lost is done when the connection breaks, or its certificates were replaced
 
 A connection is used until it breaks and is never mended: whoever uses it opens another,
-with the certificate files as they are then. Nothing from nats-py leaves this module.
+with the certificate files as they are then. Nothing from nats-py leaves here.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ import contextlib
 import json
 import random
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 import nats
 import nats.errors
@@ -27,79 +25,23 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 from nats.js import errors as js_errors
 
-__all__ = ["Delivery", "JetStream", "NatsEndpoint", "NatsError", "ack_subject", "batch_subject"]
+from strongroom.jetstream.endpoint import NatsEndpoint, NatsError, batch_subject
+from strongroom.jetstream.streams import ensure_streams
+
+__all__ = ["Delivery", "JetStream"]
 
 CALL_SECONDS: Final = 5.0
 CONNECT_SECONDS: Final = 10.0
+CLOSE_SECONDS: Final = 2.0
 WATCH_SECONDS: Final = 1.0
 PING_SECONDS: Final = 10  # after two without an answer the connection is lost
 HEARTBEAT_SECONDS: Final = 5.0
 SILENCE_SECONDS: Final = 3 * HEARTBEAT_SECONDS
 MAX_UNACKNOWLEDGED_MESSAGES: Final = 64  # of at most 1 MiB each
 ACK_WAIT_SECONDS: Final = 3600.0
-DUPLICATE_WINDOW_SECONDS: Final = 120.0
 
 _STATUS: Final = "Status"
-
-
-class NatsError(Exception):
-    """NATS is away, refuses, or is not set up as it must be."""
-
-
-def batch_subject(region: str) -> str:
-    """Return the subject of a shard's batches."""
-    return f"strongroom.audit.{region}"
-
-
-def ack_subject(region: str) -> str:
-    """Return the subject of what the audit log acknowledges to a shard."""
-    return f"strongroom.audit-ack.{region}"
-
-
-@dataclass(frozen=True, slots=True)
-class NatsEndpoint:
-    """Where NATS is, how to be known there, and the streams."""
-
-    servers: tuple[str, ...]
-    """host:port each."""
-    certificate: Path
-    private_key: Path
-    ca: Path
-    stream: str
-    replicas: int
-    max_bytes: int
-
-    @property
-    def ack_stream(self) -> str:
-        """Name of the stream of acknowledgements."""
-        return f"{self.stream}_ACKS"
-
-    def stamp(self) -> tuple[tuple[int, int, int], ...]:
-        """Return what changes when a file is replaced or written.
-
-        Raises:
-            NatsError: A file is missing.
-        """
-        try:
-            stats = [path.stat() for path in (self.certificate, self.private_key, self.ca)]
-        except OSError as exc:
-            raise NatsError(f"{exc.filename}: {exc.strerror}") from exc
-        return tuple((s.st_ino, s.st_mtime_ns, s.st_size) for s in stats)
-
-    def tls(self) -> ssl.SSLContext:
-        """Read the files.
-
-        Raises:
-            NatsError: One cannot be read, or they do not fit together.
-        """
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            context.load_verify_locations(cafile=self.ca)
-            context.load_cert_chain(self.certificate, self.private_key)
-        except (OSError, ssl.SSLError) as exc:
-            raise NatsError(f"[nats] certificate, key or CA: {exc}") from exc
-        return context
+_Answer = TypeVar("_Answer")
 
 
 class Delivery:
@@ -115,13 +57,11 @@ class Delivery:
 
     async def done(self) -> None:
         """Have JetStream forget it: it is in the log for good."""
-        with _translated("acknowledging"):
-            await self._message.ack()
+        await _ask("acknowledging", self._message.ack())
 
     async def drop(self) -> None:
         """Have JetStream forget it: it will never be in the log."""
-        with _translated("dropping"):
-            await self._message.term()
+        await _ask("dropping", self._message.term())
 
 
 class JetStream:
@@ -160,14 +100,28 @@ class JetStream:
         watch = asyncio.create_task(_watch(endpoint, stamp, lost), name=f"nats-files-{name}")
         try:
             connection = cls(endpoint, client, lost)
-            await connection._ensure_streams()
+            await _ask("looking at the streams", ensure_streams(connection._context, endpoint))
             yield connection
         finally:
             watch.cancel()
-            # Closing says goodbye to a server that may not listen any more.
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(CALL_SECONDS):
-                    await client.close()
+            await _close(client)
+
+    async def run(self, *work: Coroutine[Any, Any, None]) -> None:
+        """Run all of `work` until one ends or the connection is lost; none is left behind.
+
+        Raises:
+            NatsError: The connection was lost. And what the work raises.
+        """
+        tasks: list[asyncio.Future[None]] = [asyncio.ensure_future(each) for each in work]
+        try:
+            done, _ = await asyncio.wait((*tasks, self.lost), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in (*tasks, self.lost):  # the work's own reason comes first
+            if task in done:
+                task.result()
 
     async def publish(self, subject: str, data: bytes, message_id: str | None = None) -> None:
         """Have JetStream keep a message.
@@ -176,8 +130,8 @@ class JetStream:
             NatsError: It did not say that it has it; it may have.
         """
         headers: dict[str, Any] | None = (message_id and {"Nats-Msg-Id": message_id}) or None
-        with _translated(f"publishing to {subject}"):
-            await self._context.publish(subject, data, timeout=CALL_SECONDS, headers=headers)
+        publishing = self._context.publish(subject, data, timeout=CALL_SECONDS, headers=headers)
+        await _ask(f"publishing to {subject}", publishing)
 
     async def last(self, stream: str, subject: str) -> bytes | None:
         """Return the last message of a subject; None when there is none.
@@ -185,12 +139,14 @@ class JetStream:
         Raises:
             NatsError: The server does not say.
         """
-        with _translated(f"reading {subject}"):
+
+        async def read() -> bytes | None:
             try:
-                found = await self._context.get_last_msg(stream, subject, direct=True)
+                return (await self._context.get_last_msg(stream, subject, direct=True)).data
             except js_errors.NotFoundError:
                 return None
-        return found.data
+
+        return await _ask(f"reading {subject}", read())
 
     async def listen(self, subject: str, heard: Callable[[bytes], Awaitable[None]]) -> None:
         """Call `heard` with each message of a subject from now on; some may be missed.
@@ -202,9 +158,11 @@ class JetStream:
         async def take(message: Msg) -> None:
             await heard(message.data)
 
-        with _translated(f"subscribing to {subject}"):
+        async def subscribe() -> None:
             await self._client.subscribe(subject, cb=take)
             await self._client.flush(int(CALL_SECONDS))
+
+        await _ask(f"subscribing to {subject}", subscribe())
 
     async def consume(self, region: str) -> asyncio.Queue[Delivery]:
         """Have the batches of a region delivered, from the oldest that is there.
@@ -227,7 +185,7 @@ class JetStream:
             elif message.reply:  # a request for flow control
                 await message.respond(b"")
 
-        with _translated(f"consuming {batch_subject(region)}"):
+        async def subscribe() -> None:
             inbox = self._client.new_inbox()
             with contextlib.suppress(js_errors.NotFoundError):
                 await self._context.delete_consumer(stream, name)
@@ -244,62 +202,11 @@ class JetStream:
                     idle_heartbeat=HEARTBEAT_SECONDS,
                 ),
             )
+
+        await _ask(f"consuming {batch_subject(region)}", subscribe())
         watch = asyncio.create_task(_notice_silence(heard, self.lost), name=f"nats-{name}")
         self.lost.add_done_callback(lambda _: watch.cancel())
         return queue
-
-    async def _ensure_streams(self) -> None:
-        endpoint = self._endpoint
-        await self._ensure(
-            api.StreamConfig(
-                name=endpoint.stream,
-                subjects=[batch_subject("*")],
-                retention=api.RetentionPolicy.WORK_QUEUE,
-                discard=api.DiscardPolicy.NEW,
-                max_bytes=endpoint.max_bytes,
-                duplicate_window=DUPLICATE_WINDOW_SECONDS,
-            )
-        )
-        await self._ensure(
-            api.StreamConfig(
-                name=endpoint.ack_stream,
-                subjects=[ack_subject("*")],
-                retention=api.RetentionPolicy.LIMITS,
-                discard=api.DiscardPolicy.OLD,
-                max_msgs_per_subject=1,
-            )
-        )
-
-    async def _ensure(self, wanted: api.StreamConfig) -> None:
-        """Make a stream when it is not there; refuse one that could lose or forget."""
-        wanted = wanted.evolve(
-            storage=api.StorageType.FILE,
-            num_replicas=self._endpoint.replicas,
-            max_age=0,
-            deny_delete=True,
-            deny_purge=True,
-            allow_direct=True,
-            sealed=False,
-            no_ack=False,
-        )
-        with _translated(f"looking at stream {wanted.name}"):
-            try:
-                found = (await self._context.stream_info(str(wanted.name))).config
-            except js_errors.NotFoundError:
-                found = (await self._context.add_stream(wanted)).config
-        differing = [
-            name
-            for name in (
-                *("subjects", "retention", "discard", "storage", "max_age", "max_msgs_per_subject"),
-                *("deny_delete", "deny_purge", "allow_direct", "sealed", "no_ack"),
-            )
-            if getattr(found, name) != getattr(wanted, name)
-        ]
-        if differing:
-            raise NatsError(
-                f"stream {wanted.name} has other settings than docs/formats/audit-nats-v1.md "
-                f"says: {', '.join(differing)}; change them, or name another stream in [nats]"
-            )
 
 
 async def _connect(
@@ -320,35 +227,46 @@ async def _connect(
     random.SystemRandom().shuffle(servers)
     for server in servers:
         client = Client()
+        # TLS comes first: a man in the middle of NATS's own greeting could say that the
+        # server has no TLS, and nats-py would go on without.
+        connecting = client.connect(
+            f"tls://{server}",
+            name=name,
+            tls=tls,
+            tls_handshake_first=True,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            connect_timeout=int(CALL_SECONDS),
+            ping_interval=PING_SECONDS,
+            max_outstanding_pings=2,
+            inbox_prefix=f"_INBOX_{name}",
+            error_cb=on_error,
+            closed_cb=on_closed,
+        )
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                # TLS comes first: a man in the middle of NATS's own greeting could say
-                # that the server has no TLS, and nats-py would go on without.
-                await client.connect(
-                    f"tls://{server}",
-                    name=name,
-                    tls=tls,
-                    tls_handshake_first=True,
-                    allow_reconnect=False,
-                    max_reconnect_attempts=1,
-                    reconnect_time_wait=0,
-                    connect_timeout=int(CONNECT_SECONDS),
-                    ping_interval=PING_SECONDS,
-                    max_outstanding_pings=2,
-                    inbox_prefix=f"_INBOX_{name}",
-                    error_cb=on_error,
-                    closed_cb=on_closed,
-                )
-        except (nats.errors.Error, OSError, TimeoutError, asyncio.IncompleteReadError) as exc:
+                await _ask(f"connecting to {server}", connecting)
+        except (NatsError, TimeoutError) as exc:
             last = last or exc
-            with contextlib.suppress(Exception):  # it may be half open
-                await client.close()
+            await _close(client)  # it may be half open
             continue
+        except BaseException:
+            await _close(client)
+            raise
         if lost.done():
             lost.exception()
             raise NatsError(f"the connection to NATS was lost: {_why(last)}")
         return client
     raise NatsError(f"no NATS server of {', '.join(endpoint.servers)} takes us: {_why(last)}")
+
+
+async def _close(client: Client) -> None:
+    """Say goodbye, to a server that may not listen any more; do not wait long."""
+    closing = asyncio.ensure_future(client.close())
+    closing.add_done_callback(_look)
+    await asyncio.wait([closing], timeout=CLOSE_SECONDS)
+    closing.cancel()
 
 
 async def _watch(
@@ -376,12 +294,24 @@ async def _notice_silence(heard: asyncio.Event, lost: asyncio.Future[None]) -> N
             return
 
 
-@contextlib.contextmanager
-def _translated(what: str) -> Any:
+async def _ask(what: str, call: Coroutine[Any, Any, _Answer]) -> _Answer:
+    """Await something of nats-py; every such call goes through here.
+
+    In a task of its own: nats-py swallows a cancellation here and there, and our own tasks
+    must end when they are told to. A call that was given up ends by its time limit.
+
+    Raises:
+        NatsError: It failed.
+    """
+    task = asyncio.ensure_future(call)
     try:
-        yield
-    except js_errors.NotFoundError as exc:
-        raise NatsError(f"{what}: not found") from exc
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        task.add_done_callback(_look)
+        task.cancel()
+        raise
+    try:
+        return task.result()
     except (nats.errors.Error, OSError, TimeoutError, json.JSONDecodeError) as exc:
         raise NatsError(f"{what}: {_why(exc)}") from exc
 
@@ -390,6 +320,10 @@ def _why(exc: Exception | None) -> str:
     return "no reason given" if exc is None else str(exc) or type(exc).__name__
 
 
-def _look(future: asyncio.Future[None]) -> None:
+def _look(future: asyncio.Future[Any]) -> None:
+    """Take note of a failure that nobody waits for.
+
+    Without it asyncio would complain that it was never retrieved.
+    """
     if not future.cancelled():
         future.exception()

@@ -22,6 +22,7 @@ __all__ = [
     "MAX_BATCH_RECORDS",
     "MAX_MESSAGE_BYTES",
     "MAX_NUMBER",
+    "MAX_RECORD_BYTES",
     "RECORD_OVERHEAD_BYTES",
     "Acknowledgement",
     "Batch",
