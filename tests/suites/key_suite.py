@@ -15,6 +15,7 @@ from strongroom.kms.v1 import resources_pb2 as pb
 from strongroom_client import (
     AliasExistsError,
     ArgumentInvalidError,
+    AuditMode,
     EtagMismatchError,
     Key,
     KeyDisabledError,
@@ -94,6 +95,24 @@ class KeySuite:
             kms.raw(region, "CreateKey", request)
         with pytest.raises(ArgumentInvalidError):
             kms.client.create_key(region, storage=KeyStorage.UNKNOWN)
+
+    def test_a_key_has_the_audit_mode_it_was_made_with(self, kms: KmsUnderTest) -> None:
+        """REQUIRED unless asked otherwise; it is part of the request, and no mode is refused."""
+        region, request_id = kms.regions[0], str(uuid.uuid4())
+        assert _new_key(kms).audit_mode is AuditMode.REQUIRED
+        key = kms.client.create_key(region, audit_mode=AuditMode.BUFFERED, request_id=request_id)
+        assert key.audit_mode is AuditMode.BUFFERED
+        assert kms.client.get_key(key.name).audit_mode is AuditMode.BUFFERED
+        assert kms.client.rotate_key(key.name).key.audit_mode is AuditMode.BUFFERED
+        with pytest.raises(RequestIdReusedError):
+            kms.client.create_key(region, request_id=request_id)
+        with pytest.raises(ArgumentInvalidError):
+            kms.client.create_key(region, audit_mode=AuditMode.UNKNOWN)
+        for _ in range(3):
+            made = kms.client.encrypt(key.name, b"often", encryption_context={})
+            opened = kms.client.decrypt(key.name, made.ciphertext, encryption_context={})
+            assert opened.plaintext == b"often"
+            assert len(made.receipts) == 1
 
     def test_every_answer_carries_its_receipt(self, kms: KmsUnderTest) -> None:
         """One receipt per record: one for a call, two for ReEncrypt, one for a refusal."""

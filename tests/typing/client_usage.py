@@ -10,6 +10,7 @@ from strongroom_client import (
     ANY_CONTEXT,
     AsyncEnvelopeClient,
     AsyncKmsClient,
+    AuditMode,
     CheckpointStore,
     DataKeyCache,
     DecryptResult,
@@ -39,6 +40,7 @@ def use_keys(path: Path) -> None:
         assert_type(key, Key)
         assert_type(key.receipts, tuple[Receipt, ...])
         assert_type(kms.create_key("eu-1", storage=KeyStorage.WRAPPED).storage, KeyStorage)
+        assert_type(kms.create_key("eu-1", audit_mode=AuditMode.BUFFERED).audit_mode, AuditMode)
         for version in kms.list_key_versions(key.name):
             assert_type(version, KeyVersion)
         made = kms.encrypt(key.name, b"secret", encryption_context={"order": "17"})

@@ -89,6 +89,7 @@ from strongroom_client.receipt_log import ReceiptLog
 from strongroom_client.results import (
     Algorithm,
     Alias,
+    AuditMode,
     DecryptResult,
     EncryptResult,
     GeneratedDataKey,
@@ -114,6 +115,7 @@ __all__ = [
     "ArgumentInvalidError",
     "AsyncEnvelopeClient",
     "AsyncKmsClient",
+    "AuditMode",
     "AuditUnavailableError",
     "AuditUnverifiedError",
     "CheckpointStore",

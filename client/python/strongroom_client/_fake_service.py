@@ -86,12 +86,16 @@ class FakeService:
         storage = request.storage or pb.KEY_STORAGE_RESIDENT
         if storage not in pb.KeyStorage.values():
             raise refuse("storage", "enum.defined_only", "RESIDENT or WRAPPED")
+        audit_mode = request.audit_mode or pb.AUDIT_MODE_REQUIRED
+        if audit_mode not in pb.AuditMode.values():
+            raise refuse("audit_mode", "enum.defined_only", "REQUIRED or BUFFERED")
         key = self._shards.create_key(
             region,
             request.description,
             storage,
             spec=request.spec or pb.KEY_SPEC_AES_256,
             usage=created_usage(request),
+            audit_mode=audit_mode,
             dry=request.validate_only,
         )
         response = rpc.CreateKeyResponse(key=key.to_proto() if key is not None else None)

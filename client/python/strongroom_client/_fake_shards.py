@@ -66,6 +66,7 @@ class FakeKey:
     update_time: datetime
     spec: pb.KeySpec.ValueType = pb.KEY_SPEC_AES_256
     usage: pb.KeyUsage.ValueType = pb.KEY_USAGE_ENCRYPT_DECRYPT
+    audit_mode: pb.AuditMode.ValueType = pb.AUDIT_MODE_REQUIRED
     enabled: bool = True
     revision: int = 1
     materials: list[bytes] = field(default_factory=list, repr=False)
@@ -96,6 +97,7 @@ class FakeKey:
             creator=self.creator,
             etag=f"r{self.revision}",
             storage=self.storage,
+            audit_mode=self.audit_mode,
         )
         key.create_time.FromDatetime(self.create_time)
         key.update_time.FromDatetime(self.update_time)
@@ -142,6 +144,7 @@ class FakeShards:
         *,
         spec: pb.KeySpec.ValueType = pb.KEY_SPEC_AES_256,
         usage: pb.KeyUsage.ValueType = pb.KEY_USAGE_ENCRYPT_DECRYPT,
+        audit_mode: pb.AuditMode.ValueType = pb.AUDIT_MODE_REQUIRED,
         dry: bool,
     ) -> FakeKey | None:
         """Create a key; nothing when `dry`."""
@@ -154,7 +157,9 @@ class FakeShards:
             return None
         now = self._now()
         name = KeyName(region, uuid.UUID(bytes=self.random_bytes(16), version=4))
-        key = FakeKey(name, description, self._principal, storage, now, now, spec, usage)
+        key = FakeKey(
+            name, description, self._principal, storage, now, now, spec, usage, audit_mode
+        )
         key.add_version(make_material(spec, self.random_bytes), now)
         self._keys[name.key_id] = key
         return key

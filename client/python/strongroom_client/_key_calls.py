@@ -22,6 +22,7 @@ from strongroom_client.errors import ArgumentInvalidError, ResponseInvalidError
 from strongroom_client.results import (
     Algorithm,
     Alias,
+    AuditMode,
     Key,
     KeyManager,
     KeySpec,
@@ -76,6 +77,11 @@ _STORAGES = {
     pb.KEY_STORAGE_RESIDENT: KeyStorage.RESIDENT,
     pb.KEY_STORAGE_WRAPPED: KeyStorage.WRAPPED,
 }
+_AUDIT_MODES = {
+    pb.AUDIT_MODE_REQUIRED: AuditMode.REQUIRED,
+    pb.AUDIT_MODE_BUFFERED: AuditMode.BUFFERED,
+}
+_ASKED_AUDIT_MODES = {mode: number for number, mode in _AUDIT_MODES.items()}
 _ASKED_STORAGES = {storage: number for number, storage in _STORAGES.items()}
 _MANAGERS = {pb.KEY_MANAGER_CUSTOMER: KeyManager.CUSTOMER}
 
@@ -116,12 +122,15 @@ def create_key(
     spec: KeySpec,
     usage: KeyUsage | None,
     storage: KeyStorage | None,
+    audit_mode: AuditMode,
     request_id: str,
 ) -> Operation[Key]:
     """Create a key in `region`."""
     parent = parse_region(region)
     if storage is not None and storage not in _ASKED_STORAGES:
         raise ArgumentInvalidError.of("storage", "enum.defined_only", "RESIDENT or WRAPPED")
+    if audit_mode not in _ASKED_AUDIT_MODES:
+        raise ArgumentInvalidError.of("audit_mode", "enum.defined_only", "REQUIRED or BUFFERED")
     if spec not in _ASKED_SPECS or (usage is not None and usage not in _ASKED_USAGES):
         raise ArgumentInvalidError.of("spec", "enum.defined_only", "UNKNOWN is no spec or usage")
     request = rpc.CreateKeyRequest(
@@ -131,6 +140,7 @@ def create_key(
         spec=_ASKED_SPECS[spec],
         usage=pb.KEY_USAGE_UNSPECIFIED if usage is None else _ASKED_USAGES[usage],
         storage=pb.KEY_STORAGE_UNSPECIFIED if storage is None else _ASKED_STORAGES[storage],
+        audit_mode=_ASKED_AUDIT_MODES[audit_mode],
         request_id=request_id,
     )
     answer, receipts = yield from ask(Call(region, "CreateKey", request), rpc.CreateKeyResponse)
@@ -234,6 +244,10 @@ def _key(key: pb.Key, receipts: tuple[Receipt, ...]) -> Key:
         update_time=_time(key.update_time),
         etag=key.etag,
         storage=_STORAGES.get(key.storage, KeyStorage.UNKNOWN),
+        # A service from before there was a choice says nothing, and waits for every record.
+        audit_mode=_AUDIT_MODES.get(key.audit_mode, AuditMode.UNKNOWN)
+        if key.audit_mode
+        else AuditMode.REQUIRED,
         algorithms=tuple(algorithm_from(each) for each in key.algorithms),
         receipts=receipts,
     )

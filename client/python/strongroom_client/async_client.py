@@ -17,6 +17,7 @@ from strongroom_client.receipt_log import ReceiptLog
 from strongroom_client.results import (
     Algorithm,
     Alias,
+    AuditMode,
     DecryptResult,
     EncryptResult,
     GeneratedDataKey,
@@ -107,6 +108,7 @@ class AsyncKmsClient(AsyncPairMethods):
         spec: KeySpec = KeySpec.AES_256,
         usage: KeyUsage | None = None,
         storage: KeyStorage | None = None,
+        audit_mode: AuditMode = AuditMode.REQUIRED,
         request_id: str | None = None,
     ) -> Key:
         """Create a key in the HSM of `region`: an AES-256 key unless you say otherwise.
@@ -119,6 +121,8 @@ class AsyncKmsClient(AsyncPairMethods):
             spec: What the material is.
             usage: What the key is for, ENCRYPT_DECRYPT for AES when None. Others need it.
             storage: Where the material is kept; the region's default when None.
+            audit_mode: BUFFERED for a key that is used very often: its uses are answered
+                before their records are on disk, within the region's bound.
             request_id: A UUID; a repeat with it returns the first answer.
 
         Raises:
@@ -134,6 +138,7 @@ class AsyncKmsClient(AsyncPairMethods):
                 spec=spec,
                 usage=usage,
                 storage=storage,
+                audit_mode=audit_mode,
                 request_id=request_id or str(uuid.uuid4()),
             )
         )

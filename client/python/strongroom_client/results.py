@@ -16,6 +16,7 @@ from strongroom_client.secret_bytes import SecretBytes
 __all__ = [
     "Algorithm",
     "Alias",
+    "AuditMode",
     "DecryptResult",
     "EncryptResult",
     "GeneratedDataKey",
@@ -106,6 +107,19 @@ class KeyStorage(enum.StrEnum):
     WRAPPED = "WRAPPED"
 
 
+class AuditMode(enum.StrEnum):
+    """How a use of a key is recorded; UNKNOWN for what a newer service says.
+
+    REQUIRED: no answer before its record is on disk. BUFFERED: an answer may be ahead of the
+    disk by a bound that the region is configured with, and its receipt says so
+    (`Receipt.is_buffered`); a crash may lose such records, and is recorded.
+    """
+
+    UNKNOWN = "UNKNOWN"
+    REQUIRED = "REQUIRED"
+    BUFFERED = "BUFFERED"
+
+
 class KeyManager(enum.StrEnum):
     """Who is responsible for a key; UNKNOWN for what a newer service says."""
 
@@ -129,6 +143,7 @@ class Key:
     update_time: datetime
     etag: str
     storage: KeyStorage
+    audit_mode: AuditMode = AuditMode.REQUIRED
     algorithms: tuple[Algorithm, ...] = ()
     receipts: tuple[Receipt, ...] = field(default=(), compare=False)
 

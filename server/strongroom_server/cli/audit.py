@@ -11,6 +11,7 @@ import typer
 from strongroom_server.cli import (
     audit_check,
     audit_export,
+    audit_identifiers,
     audit_retention,
     audit_search,
     audit_summary,
@@ -46,6 +47,7 @@ app.command("search")(audit_search.search)
 app.command("export")(audit_export.export)
 app.command("summary")(audit_summary.summary)
 app.command("check-receipts")(audit_check.check_receipts)
+app.command("hash-identifier")(audit_identifiers.hash_identifier)
 app.command("archive")(audit_retention.archive)
 app.command("prune")(audit_retention.prune)
 app.command("restore-archive")(audit_retention.restore_archive)

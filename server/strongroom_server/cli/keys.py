@@ -29,6 +29,13 @@ KeyArgument = Annotated[
 ]
 
 
+class Recording(enum.StrEnum):
+    """How the uses of a new key are recorded, as it is typed."""
+
+    REQUIRED = "required"
+    BUFFERED = "buffered"
+
+
 class Storage(enum.StrEnum):
     """Where the material of a new key is kept, as it is typed."""
 
@@ -77,6 +84,13 @@ def create(
             "by a root in the HSM. Default: the region's."
         ),
     ] = None,
+    audit_mode: Annotated[
+        Recording,
+        typer.Option(
+            help="Whether its uses are on record before they are answered, or, for a key that is "
+            "used very often, within the region's bound after."
+        ),
+    ] = Recording.REQUIRED,
     config: ConfigOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
@@ -84,7 +98,14 @@ def create(
 
     Without a policy its creator and the administrators may use it, nobody else.
     """
-    from strongroom_client import KeySpec, KeyStorage, KeyUsage, KmsClient, StrongroomError
+    from strongroom_client import (
+        AuditMode,
+        KeySpec,
+        KeyStorage,
+        KeyUsage,
+        KmsClient,
+        StrongroomError,
+    )
     from strongroom_server.cli.connection import load_client_options
     from strongroom_server.cli.failures import CliError
     from strongroom_server.cli.output import print_fields
@@ -105,6 +126,7 @@ def create(
             spec=KeySpec[spec.name],
             usage=None if usage is None else KeyUsage[usage.name],
             storage=None if storage is None else KeyStorage[storage.name],
+            audit_mode=AuditMode[audit_mode.name],
         )
         fields = describe_key(key)
         if alias_name is not None:
@@ -262,6 +284,7 @@ def describe_key(key: Key) -> dict[str, Cell]:
         "usage": str(key.usage),
         "algorithms": " ".join(key.algorithms),
         "storage": str(key.storage),
+        "audit_mode": str(key.audit_mode),
         "primary_version": key.primary_version,
         "description": key.description,
         "creator": key.creator,

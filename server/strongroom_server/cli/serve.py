@@ -1,4 +1,4 @@
-"""The processes, and ``strongroom config check``."""
+"""The processes, and ``strongroom config``."""
 
 from __future__ import annotations
 
@@ -106,6 +106,19 @@ def audit_witness(
         note(f"written to {loaded.verifier_key_file}")
         return
     raise typer.Exit(run(loaded))
+
+
+@config_app.command("digest")
+def digest(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Configuration of a server.")],
+) -> None:
+    """Print the SHA-256 of a server's effective configuration.
+
+    As its record ServerStarted has it; settings from the environment count.
+    """
+    from strongroom_server.cli.config_kinds import load_server_config
+
+    print(load_server_config(file).digest())
 
 
 @config_app.command("check")
