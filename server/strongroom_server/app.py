@@ -34,12 +34,12 @@ from strongroom_server.audit.limits import SpoolLimits
 from strongroom_server.audit.outbox import ShardAuditTrail
 from strongroom_server.audit.record import new_record_id
 from strongroom_server.audit.spool import Spool
-from strongroom_server.audit.transport import publishing
 from strongroom_server.config import Config, ShardConfig
 from strongroom_server.domain.keys import KeyStorage
 from strongroom_server.errors import StartRefusedError
 from strongroom_server.hsm.pool import SessionPool, SessionPoolSettings
 from strongroom_server.mutations import AuditDraft
+from strongroom_server.ops.deletion_observer import DeletionObserver
 from strongroom_server.ops.health import ReadinessCheck, build_ops_server
 from strongroom_server.ops.hsm_events import RecordingHsmObserver
 from strongroom_server.ops.logging import configure_logging
@@ -55,6 +55,7 @@ from strongroom_server.services.authorization import Authorization
 from strongroom_server.services.crypto import CryptoService
 from strongroom_server.services.data_key_pairs import DataKeyPairService
 from strongroom_server.services.events import ShardEvents
+from strongroom_server.services.destruction import KeyDestruction
 from strongroom_server.services.key_access import KeyAccess
 from strongroom_server.services.key_management import KeyManagement
 from strongroom_server.services.lifecycle import LifecycleService
@@ -143,12 +144,8 @@ async def serve(config: Config) -> None:
             await stack.enter_async_context(_open_shard(shard, clock, metrics, recorder))
             for shard in config.shards
         ]
-        for opened, shard in zip(shards, config.shards, strict=True):
+        for opened in shards:
             _watch_shard(opened, metrics, checks, clock)
-            failed = metrics.shard(shard.region).audit_publish_failed
-            await stack.enter_async_context(
-                publishing(config, shard, opened.spool, clock=clock, on_error=failed)
-            )
         server, rotation = _build_services(
             config, clock, metrics, recorder=recorder, shards=shards, stack=stack
         )
@@ -305,6 +302,11 @@ def _build_services(
         region = opened.shard.region
         roots = RootRotation(opened.shard, recorder, clock, RootObserver(metrics.shard(region)))
         stack.push_async_callback(_end, asyncio.create_task(roots.run(), name=f"roots-{region}"))
+        destruction = KeyDestruction(
+            opened.shard, recorder, clock, DeletionObserver(metrics.shard(region))
+        )
+        task = asyncio.create_task(destruction.run(), name=f"deletion-{region}")
+        stack.push_async_callback(_end, task)
     rotation = RotationByUse(lifecycle=lifecycle, clock=clock)
     access = KeyAccess(authorization, quotas)
     uses = UseCounters(

@@ -61,7 +61,7 @@ EPOCH = 1_700_000_000_000
 
 
 class MemoryClock:
-    """Every look at the clock is a second later."""
+    """Every look at the clock is a second later; `jump` sets it, back or forth."""
 
     def __init__(self) -> None:
         self._now = datetime(2026, 1, 1, tzinfo=UTC)
@@ -69,6 +69,9 @@ class MemoryClock:
     def now(self) -> datetime:
         self._now += timedelta(seconds=1)
         return self._now
+
+    def jump(self, by: timedelta) -> None:
+        self._now += by
 
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time()

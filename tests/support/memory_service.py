@@ -8,6 +8,7 @@ import uuid
 from dataclasses import dataclass, replace
 
 from tests.support.memory_ports import MemoryClock, MemoryStore, MemoryToken, MemoryTrail
+from tests.support.virtual_clock import VirtualClock
 
 from strongroom_server.domain.keys import Key, KeySpec, KeyStorage, KeyUsage
 from strongroom_server.domain.limits import LimitName, Limits
@@ -61,8 +62,9 @@ class MemoryService:
         *regions: str,
         storage: KeyStorage = KeyStorage.RESIDENT,
         limits: Limits | None = None,
+        clock: MemoryClock | VirtualClock | None = None,
     ) -> None:
-        self.clock = MemoryClock()
+        self.clock = clock or MemoryClock()
         self.regions: dict[str, Region] = {}
         self.rotation_due: list[Key] = []
         shards = []
