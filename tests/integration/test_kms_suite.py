@@ -31,7 +31,13 @@ class TestSeparateServers(KmsSuite):
     @classmethod
     def kms(cls, shared_deployment: Deployment) -> Iterator[KmsUnderTest]:
         with shared_deployment.client() as client:
-            yield KmsUnderTest(client, ("eu-1", "us-1"), bit_step=BIT_STEP, one_server=False)
+            yield KmsUnderTest(
+                client,
+                ("eu-1", "us-1"),
+                bit_step=BIT_STEP,
+                one_server=False,
+                oaep_sha1_only=True,
+            )
 
 
 class TestOneServer(KmsSuite):
@@ -43,7 +49,7 @@ class TestOneServer(KmsSuite):
         deployment = Deployment.create(tmp_path_factory.mktemp("one-server") / "dev")
         deployment.host_all_in_first()
         with running(deployment), deployment.client() as client:
-            yield KmsUnderTest(client, ("eu-1", "us-1"), bit_step=BIT_STEP)
+            yield KmsUnderTest(client, ("eu-1", "us-1"), bit_step=BIT_STEP, oaep_sha1_only=True)
 
 
 class TestEnvelopes(EnvelopeSuite):
