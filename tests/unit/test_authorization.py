@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from tests.support.memory_permissions import MemoryPermissions
 from tests.support.memory_service import ADMIN, ORDERS, STRANGER, VISIBLE_TO_ALL, MemoryService
 
 from strongroom_server.domain.policy import Action
 from strongroom_server.errors import KeyNotFoundError, PolicyDeniedError, PolicyInvalidError
 from strongroom_server.services import authorization as module
 
+NONE = MemoryPermissions()
 TENANT = """
 @id("see") permit (principal, action == Action::"GetKey", resource);
 @id("tenant") permit (principal, action, resource)
@@ -29,11 +31,14 @@ async def test_denied_and_hidden_are_told_apart_by_sight(service):
     key = await service.create_key(VISIBLE_TO_ALL)
     hidden = await service.create_key()
     authorize = service.authorization.authorize
-    assert authorize(ORDERS, Action.ENCRYPT, key, {}, asked_name="x") == "owners"
+    assert (
+        await authorize(ORDERS, Action.ENCRYPT, key, {}, permissions=NONE, asked_name="x")
+        == "owners"
+    )
     with pytest.raises(PolicyDeniedError):
-        authorize(STRANGER, Action.ENCRYPT, key, {}, asked_name="x")
+        await authorize(STRANGER, Action.ENCRYPT, key, {}, permissions=NONE, asked_name="x")
     with pytest.raises(KeyNotFoundError) as refusal:
-        authorize(STRANGER, Action.ENCRYPT, hidden, {}, asked_name="asked")
+        await authorize(STRANGER, Action.ENCRYPT, hidden, {}, permissions=NONE, asked_name="asked")
     assert refusal.value.hidden
     assert refusal.value.message == KeyNotFoundError("asked").message
     assert str(hidden.key_id) not in refusal.value.message
@@ -54,15 +59,21 @@ async def test_a_new_policy_takes_effect_at_once(service):
     """Decisions of an older policy text are never used for a newer one."""
     key = await service.create_key(VISIBLE_TO_ALL)
     authorize = service.authorization.authorize
-    assert authorize(ORDERS, Action.ENCRYPT, key, {}, asked_name="") == "owners"
+    assert (
+        await authorize(ORDERS, Action.ENCRYPT, key, {}, permissions=NONE, asked_name="")
+        == "owners"
+    )
     narrowed = dataclasses.replace(
         key, policy='@id("see") permit (principal, action == Action::"GetKey", resource);'
     )
     with pytest.raises(PolicyDeniedError):
-        authorize(ORDERS, Action.ENCRYPT, narrowed, {}, asked_name="")
+        await authorize(ORDERS, Action.ENCRYPT, narrowed, {}, permissions=NONE, asked_name="")
     same_words = dataclasses.replace(key, policy="".join(list(key.policy)))
     assert same_words.policy is not key.policy
-    assert authorize(ORDERS, Action.ENCRYPT, same_words, {}, asked_name="") == "owners"
+    assert (
+        await authorize(ORDERS, Action.ENCRYPT, same_words, {}, permissions=NONE, asked_name="")
+        == "owners"
+    )
 
 
 async def test_one_context_never_answers_for_another(service):
@@ -78,15 +89,15 @@ async def test_one_context_never_answers_for_another(service):
         ):
             if allowed:
                 assert (
-                    service.authorization.authorize(
-                        STRANGER, Action.DECRYPT, key, context, asked_name=""
+                    await service.authorization.authorize(
+                        STRANGER, Action.DECRYPT, key, context, permissions=NONE, asked_name=""
                     )
                     == "tenant"
                 )
             else:
                 with pytest.raises(PolicyDeniedError):
-                    service.authorization.authorize(
-                        STRANGER, Action.DECRYPT, key, context, asked_name=""
+                    await service.authorization.authorize(
+                        STRANGER, Action.DECRYPT, key, context, permissions=NONE, asked_name=""
                     )
 
 
@@ -103,7 +114,9 @@ async def test_one_principal_or_action_never_answers_for_another(service):
             (STRANGER, two, Action.GET_KEY, False),
         ):
             try:
-                service.authorization.authorize(principal, action, key, {}, asked_name="")
+                await service.authorization.authorize(
+                    principal, action, key, {}, permissions=NONE, asked_name=""
+                )
             except (PolicyDeniedError, KeyNotFoundError):
                 assert not allowed
             else:
@@ -117,8 +130,13 @@ async def test_the_cache_is_bounded(service, monkeypatch):
     keys = [await service.create_key(TENANT) for _ in range(6)]
     for key in keys:
         for n in range(20):
-            service.authorization.authorize(
-                STRANGER, Action.DECRYPT, key, {"tenant": "7", "n": str(n)}, asked_name=""
+            await service.authorization.authorize(
+                STRANGER,
+                Action.DECRYPT,
+                key,
+                {"tenant": "7", "n": str(n)},
+                permissions=NONE,
+                asked_name="",
             )
     cached = service.authorization._keys
     assert len(cached) <= 3
@@ -136,7 +154,9 @@ async def test_decisions_are_bounded_over_all_keys(service, monkeypatch):
     for n in range(60):
         key = keys[n * 7 % 5]
         context = {"tenant": "7", "n": str(n)}
-        authorization.authorize(STRANGER, Action.DECRYPT, key, context, asked_name="")
+        await authorization.authorize(
+            STRANGER, Action.DECRYPT, key, context, permissions=NONE, asked_name=""
+        )
         counted = sum(len(cached.decisions) for cached in authorization._keys.values())
         assert counted == authorization._decisions <= 7
         assert list(authorization._keys)[-1] == key.key_id
@@ -148,7 +168,9 @@ async def test_keys_with_the_same_policy_share_its_compiled_form(service, monkey
     authorization = service.authorization
     keys = [await service.create_key(text) for text in (TENANT, TENANT, VISIBLE_TO_ALL, "")]
     for key in keys:
-        authorization.authorize(ORDERS, Action.ENCRYPT, key, {}, asked_name="")
+        await authorization.authorize(
+            ORDERS, Action.ENCRYPT, key, {}, permissions=NONE, asked_name=""
+        )
     compiled = [authorization._keys[key.key_id].compiled for key in keys]
     assert compiled[0] is compiled[1]
     assert len({id(each) for each in compiled}) == 3
@@ -159,7 +181,9 @@ async def test_listing_puts_nobody_out(service, monkeypatch):
     """Going over many keys keeps the decisions of those in use, and answers the same."""
     monkeypatch.setattr(module, "MAX_CACHED_KEYS", 2)
     used = await service.create_key(VISIBLE_TO_ALL)
-    service.authorization.authorize(ORDERS, Action.ENCRYPT, used, {}, asked_name="")
+    await service.authorization.authorize(
+        ORDERS, Action.ENCRYPT, used, {}, permissions=NONE, asked_name=""
+    )
     keys = [await service.create_key(VISIBLE_TO_ALL if n % 2 else "") for n in range(6)]
     service.authorization._keys.pop(keys[-1].key_id, None)
     for key in (used, *keys):
@@ -167,7 +191,7 @@ async def test_listing_puts_nobody_out(service, monkeypatch):
             listed = service.authorization.may_list(principal, key)
             assert used.key_id in service.authorization._keys
             fresh = MemoryService().authorization
-            assert listed == fresh.may_see(principal, key)
+            assert listed == await fresh.may_see(principal, key, NONE)
 
 
 async def test_a_policy_is_checked_before_it_is_stored(service):

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 import pytest
-from tests.support.memory_service import MemoryService, caller
+from tests.support.memory_service import ORDERS, MemoryService, caller
 from tests.support.store_samples import make_key
 
 from strongroom.resource_names import AliasName, KeyVersionName
@@ -16,6 +16,8 @@ from strongroom_server.domain.states import TABLE, USE, check_state
 from strongroom_server.errors import KeyDisabledError, KeyStateInvalidError, StrongroomError
 from strongroom_server.mutations import DestroyKey
 from strongroom_server.services.changes import ChangeRequest
+from strongroom_server.services.explanations import AccessQuestion
+from strongroom_server.services.grants import NewGrant
 
 # What each operation meets in ENABLED, DISABLED, PENDING_DELETION, DESTROYED:
 # "." allowed, "d" KEY_DISABLED, "x" KEY_STATE_INVALID.
@@ -37,6 +39,14 @@ MATRIX = {
     "CancelKeyVersionDeletion": "...x",
     "UpdateAlias": "...x",
     "RotateKey": ".dxx",
+    "GetKeyPolicy": "....",
+    "ListKeyPolicyRevisions": "....",
+    "PutKeyPolicy": "...x",
+    "ExplainAccess": "....",
+    "CreateGrant": ".dxx",
+    "ListGrants": "....",
+    "RetireGrant": "....",
+    "RevokeGrant": "....",
     "Encrypt": ".dxx",
     "Decrypt": ".dxx",
     "ReEncryptFrom": ".dxx",
@@ -99,6 +109,9 @@ async def _in_state(service: MemoryService, state: KeyState) -> tuple[Key, bytes
     await service.management.details.tag(caller(), key.name, {"a": "1"}, ChangeRequest())
     await service.aliases.create(caller(), AliasName("eu-1", "named"), key.name, ChangeRequest())
     sealed = await service.crypto.encrypt(caller(), key.name, b"x", {}, validate_only=False)
+    await service.management.grants.create(
+        caller(), NewGrant(key.name, ORDERS, ["Decrypt"], retiring=ORDERS), ChangeRequest()
+    )
     deletion = service.management.deletion
     version = KeyVersionName("eu-1", key.key_id, 1)
     await deletion.schedule_version(caller(), version, 7, ChangeRequest())
@@ -126,6 +139,8 @@ async def _calls(
     )
     name, alias, plain = key.name, AliasName("eu-1", "named"), ChangeRequest()
     version = KeyVersionName("eu-1", key.key_id, 1)
+    policies, grants = service.management.policies, service.management.grants
+    (grant,) = (each.resource_name for each in service.eu.store.permissions.grants.values())
     other = await service.create_key()
     who = caller()
 
@@ -162,6 +177,18 @@ async def _calls(
         "CancelKeyVersionDeletion": lambda: deletion.cancel_version(who, version, plain),
         "UpdateAlias": lambda: aliases.update(who, alias, other.name, plain),
         "RotateKey": lambda: lifecycle.rotate_key(who, name, plain),
+        "GetKeyPolicy": lambda: policies.get(who, name, None),
+        "ListKeyPolicyRevisions": lambda: policies.list_page(
+            who, name, page_size=0, page_token="", with_text=True
+        ),
+        "PutKeyPolicy": lambda: policies.put(who, name, f"{key.policy} // again", plain),
+        "ExplainAccess": lambda: service.management.explanations.explain(
+            who, AccessQuestion(name, "Decrypt", {})
+        ),
+        "CreateGrant": lambda: grants.create(who, NewGrant(name, who.principal, ["Sign"]), plain),
+        "ListGrants": lambda: grants.list_page(who, name, grantee="", page_size=0, page_token=""),
+        "RetireGrant": lambda: grants.retire(who, grant, plain),
+        "RevokeGrant": lambda: grants.revoke(who, grant, plain),
         "Encrypt": lambda: crypto.encrypt(who, name, b"x", {}, validate_only=False),
         "Decrypt": lambda: crypto.decrypt(who, name, blob, {}, validate_only=False),
         "ReEncryptFrom": lambda: re_encrypt(key, other),

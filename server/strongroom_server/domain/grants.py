@@ -29,6 +29,7 @@ __all__ = [
     "MAX_GRANTS_PER_GRANTEE",
     "MAX_GRANTS_PER_KEY",
     "NO_GRANTS",
+    "UNCONSTRAINED",
     "Constraint",
     "ConstraintKind",
     "Grant",
@@ -135,6 +136,12 @@ class Grant:
             self.retiring,
         ]
         return hashlib.sha256(json.dumps(said).encode("ascii")).digest()
+
+    def missing_for(self, action: Action, context: Mapping[str, str]) -> str:
+        """Say in words why a context does not fit an action it allows; empty when it does."""
+        if self.constraint is None or action in UNCONSTRAINED:
+            return ""
+        return self.constraint.missing(context)
 
     def may_be_retired_by(self, principal: str) -> bool:
         """Say whether the grant itself lets a principal end it."""

@@ -30,6 +30,7 @@ __all__ = [
     "USE_ACTIONS",
     "Action",
     "CompiledPolicy",
+    "Question",
     "Verdict",
     "check_lock_out",
     "check_new_ids",
@@ -66,6 +67,9 @@ class Action(enum.StrEnum):
     DELETE_ALIAS = "DeleteAlias"
     TAG_RESOURCE = "TagResource"
     UNTAG_RESOURCE = "UntagResource"
+    GET_IMPORT_PARAMETERS = "GetImportParameters"
+    IMPORT_KEY_MATERIAL = "ImportKeyMaterial"
+    DELETE_IMPORTED_KEY_MATERIAL = "DeleteImportedKeyMaterial"
     GET_KEY_POLICY = "GetKeyPolicy"
     PUT_KEY_POLICY = "PutKeyPolicy"
     LIST_KEY_POLICY_REVISIONS = "ListKeyPolicyRevisions"
@@ -101,7 +105,7 @@ action GetKey, EnableKey, DisableKey, RotateKey, ListKeyVersions, CreateAlias, U
   ScheduleKeyDeletion, CancelKeyDeletion, GetKeyVersion, ScheduleKeyVersionDeletion,
   CancelKeyVersionDeletion, UpdateAlias, DeleteAlias, TagResource, UntagResource,
   GetKeyPolicy, PutKeyPolicy, ListKeyPolicyRevisions, ExplainAccess, CreateGrant, ListGrants,
-  RetireGrant, RevokeGrant
+  RetireGrant, RevokeGrant, GetImportParameters, ImportKeyMaterial, DeleteImportedKeyMaterial
   in [ManageKey]
   appliesTo { principal: [Principal], resource: [Key], context: CallContext };
 action Encrypt, Decrypt, ReEncryptFrom, ReEncryptTo, GenerateDataKey,
@@ -169,6 +173,56 @@ def default_policy(creator: str) -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of policies: may this principal do this to that key, in this context?"""
+
+    principal: str
+    is_administrator: bool
+    action: Action
+    key: str
+    encryption_context: Mapping[str, str]
+
+    def ask(self, policies: cedarpy.PolicySet | str) -> cedarpy.AuthzResult:
+        """Have Cedar decide."""
+        entities = [
+            {
+                "uid": {"type": "Principal", "id": self.principal},
+                "attrs": {},
+                "parents": [_ADMINISTRATOR] if self.is_administrator else [],
+            },
+            {
+                "uid": {"type": "Action", "id": self.action.value},
+                "attrs": {},
+                # Cedar evaluates without the schema and so has to be told of the groups: an
+                # action that is in none slips through every forbid that names one.
+                "parents": [{"type": "Action", "id": group_of(self.action)}],
+            },
+        ]
+        return cedarpy.is_authorized(
+            {
+                # As data, not as Cedar text: nothing in a name can be read as syntax.
+                "principal": {"type": "Principal", "id": self.principal},
+                "action": {"type": "Action", "id": self.action.value},
+                "resource": {"type": "Key", "id": self.key},
+                "context": {
+                    "encryption_context": [
+                        {"name": name, "value": value}
+                        for name, value in self.encryption_context.items()
+                    ]
+                },
+            },
+            policies,
+            json.dumps(entities),
+        )
+
+    def holds(self, policy: str) -> tuple[bool, str]:
+        """Say whether one policy that permits applies, and the error that it met, if any."""
+        result = self.ask(policy)
+        errors = [str(error) for error in result.diagnostics.errors]
+        return result.decision is cedarpy.Decision.Allow, "; ".join(errors)
+
+
 class CompiledPolicy:
     """A parsed policy set.
 
@@ -219,35 +273,11 @@ class CompiledPolicy:
             principal: A validated SPIFFE ID.
             key: Resource name of the key.
         """
-        entities = [
-            {
-                "uid": {"type": "Principal", "id": principal},
-                "attrs": {},
-                "parents": [_ADMINISTRATOR] if is_administrator else [],
-            },
-            {
-                "uid": {"type": "Action", "id": action.value},
-                "attrs": {},
-                # Cedar evaluates without the schema and so has to be told of the groups: an
-                # action that is in none slips through every forbid that names one.
-                "parents": [{"type": "Action", "id": group_of(action)}],
-            },
-        ]
-        result = cedarpy.is_authorized(
-            {
-                # As data, not as Cedar text: nothing in a name can be read as syntax.
-                "principal": {"type": "Principal", "id": principal},
-                "action": {"type": "Action", "id": action.value},
-                "resource": {"type": "Key", "id": key},
-                "context": {
-                    "encryption_context": [
-                        {"name": name, "value": value} for name, value in encryption_context.items()
-                    ]
-                },
-            },
-            self._policies,
-            json.dumps(entities),
-        )
+        return self.decide(Question(principal, is_administrator, action, key, encryption_context))
+
+    def decide(self, question: Question) -> Verdict:
+        """Decide, as `evaluate` does."""
+        result = question.ask(self._policies)
         names = result.diagnostics.id_annotations_by_reason
         reasons = sorted(names.get(r) or r for r in result.diagnostics.reasons)
         if len(reasons) > MAX_NAMED_POLICIES:

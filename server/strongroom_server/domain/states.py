@@ -3,18 +3,22 @@
 The rows are actions, the columns states; what is in no row and uses a key needs an enabled
 one. As in AWS KMS, so that its users find what they know, but for one thing: a use of a
 key that waits for its deletion is KEY_STATE_INVALID and never KEY_DISABLED, because the
-cure is another.
+cure is another. The last column, PENDING_IMPORT, is that of a key whose material has to be
+brought from outside.
 
-    operation                      ENABLED   DISABLED       PENDING_DELETION   DESTROYED
-    uses of a key, RotateKey       ok        KEY_DISABLED   invalid            invalid
-    EnableKey, DisableKey,         ok        ok             invalid            invalid
-      UpdateKey, CreateAlias,
-      tags, ScheduleKeyDeletion,
+    operation                      ENABLED   DISABLED       …DELETION   DESTROYED   …IMPORT
+    uses of a key, RotateKey       ok        KEY_DISABLED   invalid     invalid     invalid
+    EnableKey, DisableKey,         ok        ok             invalid     invalid     invalid
       ScheduleKeyVersionDeletion
-    CancelKeyDeletion              invalid   invalid        ok                 invalid
-    CancelKeyVersionDeletion,      ok        ok             ok                 invalid
-      UpdateAlias (the old key)
-    seeing, listing, DeleteAlias   ok        ok             ok                 ok
+    UpdateKey, CreateAlias,        ok        ok             invalid     invalid     ok
+      tags, ScheduleKeyDeletion,
+      GetImportParameters,
+      ImportKeyMaterial
+    CancelKeyDeletion              invalid   invalid        ok          invalid     invalid
+    CancelKeyVersionDeletion,      ok        ok             ok          invalid     ok
+      UpdateAlias (the old key),
+      DeleteImportedKeyMaterial
+    seeing, listing, DeleteAlias   ok        ok             ok          ok          ok
 """
 
 from __future__ import annotations
@@ -46,6 +50,7 @@ _STATES: Final = (
     KeyState.DISABLED,
     KeyState.PENDING_DELETION,
     KeyState.DESTROYED,
+    KeyState.PENDING_IMPORT,
 )
 
 
@@ -53,13 +58,14 @@ def _row(*cells: Cell) -> Mapping[KeyState, Cell]:
     return MappingProxyType(dict(zip(_STATES, cells, strict=True)))
 
 
-USE: Final = _row(Cell.OK, Cell.DISABLED, Cell.INVALID, Cell.INVALID)
+USE: Final = _row(Cell.OK, Cell.DISABLED, Cell.INVALID, Cell.INVALID, Cell.INVALID)
 """The row of everything that is in no other row: uses of a key, and RotateKey."""
 
-_CHANGE: Final = _row(Cell.OK, Cell.OK, Cell.INVALID, Cell.INVALID)
-_CANCEL: Final = _row(Cell.INVALID, Cell.INVALID, Cell.OK, Cell.INVALID)
-_BEFORE_THE_END: Final = _row(Cell.OK, Cell.OK, Cell.OK, Cell.INVALID)
-_ALWAYS: Final = _row(Cell.OK, Cell.OK, Cell.OK, Cell.OK)
+_SWITCH: Final = _row(Cell.OK, Cell.OK, Cell.INVALID, Cell.INVALID, Cell.INVALID)
+_CHANGE: Final = _row(Cell.OK, Cell.OK, Cell.INVALID, Cell.INVALID, Cell.OK)
+_CANCEL: Final = _row(Cell.INVALID, Cell.INVALID, Cell.OK, Cell.INVALID, Cell.INVALID)
+_BEFORE_THE_END: Final = _row(Cell.OK, Cell.OK, Cell.OK, Cell.INVALID, Cell.OK)
+_ALWAYS: Final = _row(Cell.OK, Cell.OK, Cell.OK, Cell.OK, Cell.OK)
 
 TABLE: Final[Mapping[Action, Mapping[KeyState, Cell]]] = MappingProxyType(
     {
@@ -67,21 +73,35 @@ TABLE: Final[Mapping[Action, Mapping[KeyState, Cell]]] = MappingProxyType(
         Action.LIST_KEY_VERSIONS: _ALWAYS,
         Action.GET_KEY_VERSION: _ALWAYS,
         Action.DELETE_ALIAS: _ALWAYS,
-        Action.ENABLE_KEY: _CHANGE,
-        Action.DISABLE_KEY: _CHANGE,
+        Action.ENABLE_KEY: _SWITCH,
+        Action.DISABLE_KEY: _SWITCH,
         Action.UPDATE_KEY: _CHANGE,
         Action.TAG_RESOURCE: _CHANGE,
         Action.UNTAG_RESOURCE: _CHANGE,
         # Also for the key that an alias is pointed to.
         Action.CREATE_ALIAS: _CHANGE,
         Action.SCHEDULE_KEY_DELETION: _CHANGE,
-        Action.SCHEDULE_KEY_VERSION_DELETION: _CHANGE,
+        # A version whose material is brought goes with its key: there is no other.
+        Action.SCHEDULE_KEY_VERSION_DELETION: _SWITCH,
+        Action.GET_IMPORT_PARAMETERS: _CHANGE,
+        # Also the same material again, for another time of its end.
+        Action.IMPORT_KEY_MATERIAL: _CHANGE,
+        Action.DELETE_IMPORTED_KEY_MATERIAL: _BEFORE_THE_END,
         Action.CANCEL_KEY_DELETION: _CANCEL,
         Action.CANCEL_KEY_VERSION_DELETION: _BEFORE_THE_END,
         # An alias of a destroyed key has to be deleted first: whoever goes on using it is
         # not led to another key without anybody having said so.
         Action.UPDATE_ALIAS: _BEFORE_THE_END,
         Action.ROTATE_KEY: USE,
+        Action.GET_KEY_POLICY: _ALWAYS,
+        Action.LIST_KEY_POLICY_REVISIONS: _ALWAYS,
+        Action.EXPLAIN_ACCESS: _ALWAYS,
+        Action.LIST_GRANTS: _ALWAYS,
+        Action.RETIRE_GRANT: _ALWAYS,
+        Action.REVOKE_GRANT: _ALWAYS,
+        Action.PUT_KEY_POLICY: _BEFORE_THE_END,
+        # A grant is as much as a use: not of a key that cannot be used.
+        Action.CREATE_GRANT: USE,
     }
 )
 """Rows of operations that do not use a key. USE is the row of all others."""
@@ -91,6 +111,7 @@ _WORDS: Final = {
     KeyState.DISABLED: "disabled",
     KeyState.PENDING_DELETION: "waiting for its deletion",
     KeyState.DESTROYED: "destroyed",
+    KeyState.PENDING_IMPORT: "waiting for the import of its material",
 }
 
 

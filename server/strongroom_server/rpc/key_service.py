@@ -8,6 +8,7 @@ from strongroom_server.rpc import convert
 from strongroom_server.rpc.asymmetric_methods import AsymmetricMethods
 from strongroom_server.rpc.call import Call
 from strongroom_server.rpc.key_lifecycle import KeyLifecycleMethods
+from strongroom_server.rpc.key_permissions import KeyPermissionMethods
 from strongroom_server.services.asymmetric import AsymmetricService
 from strongroom_server.services.changes import ChangeRequest
 from strongroom_server.services.crypto import CryptoService, DataKey
@@ -20,7 +21,7 @@ __all__ = ["METHODS", "SERVICE", "KeyService"]
 SERVICE = "strongroom.kms.v1.KeyService"
 
 
-class KeyService(AsymmetricMethods, KeyLifecycleMethods):
+class KeyService(AsymmetricMethods, KeyLifecycleMethods, KeyPermissionMethods):
     """The gRPC skin over life cycle and crypto services."""
 
     def __init__(
@@ -35,6 +36,7 @@ class KeyService(AsymmetricMethods, KeyLifecycleMethods):
         """Take the services; holds no state of its own."""
         AsymmetricMethods.__init__(self, asymmetric=asymmetric, pairs=pairs)
         KeyLifecycleMethods.__init__(self, management=management)
+        KeyPermissionMethods.__init__(self, management=management)
         self._lifecycle = lifecycle
         self._crypto = crypto
 

@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from strongroom.resource_names import AliasName
+from strongroom_server.domain.grants import Grant
 from strongroom_server.domain.keys import (
     Alias,
     AuditMode,
@@ -25,16 +26,25 @@ from strongroom_server.domain.keys import (
     KeyUsage,
     KeyVersion,
 )
+from strongroom_server.domain.policy_history import PolicyRevision
+from strongroom_server.services.permission_answers import (
+    decode_grant,
+    decode_revision,
+    encode_grant,
+    encode_revision,
+)
 
 __all__ = ["Answer", "decode_answer", "encode_answer"]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a mutation answers: a key, or an alias."""
+    """What a mutation answers: one of these."""
 
     key: Key | None = None
     alias: Alias | None = None
+    grant: Grant | None = None
+    revision: PolicyRevision | None = None
 
 
 def encode_answer(answer: Answer) -> str:
@@ -74,6 +84,10 @@ def encode_answer(answer: Answer) -> str:
             "created": answer.alias.create_time.isoformat(),
             "updated": _iso(answer.alias.update_time),
         }
+    if answer.grant is not None:
+        document["grant"] = encode_grant(answer.grant)
+    if answer.revision is not None:
+        document["revision"] = encode_revision(answer.revision)
     return json.dumps(document, separators=(",", ":"))
 
 
@@ -114,7 +128,13 @@ def decode_answer(text: str) -> Answer:
             create_time=datetime.fromisoformat(data["created"]),
             update_time=_time(data.get("updated")),
         )
-    return Answer(key, alias)
+    grant, revision = document.get("grant"), document.get("revision")
+    return Answer(
+        key,
+        alias,
+        None if grant is None else decode_grant(grant),
+        None if revision is None else decode_revision(revision),
+    )
 
 
 def _encode_end(of: Key | KeyVersion) -> list[object]:

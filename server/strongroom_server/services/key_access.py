@@ -76,7 +76,7 @@ class KeyAccess:
             KeyDisabledError, KeyStateInvalidError: Its state does not allow this.
             KeyUsageMismatchError: This use is not for such keys.
         """
-        return self._admit(use, await use.shard.find(name), str(name))
+        return await self._admit(use, await use.shard.find(name), str(name))
 
     async def key_of_blob(
         self, use: Use, name: KeyOrAlias | None, blob: bytes
@@ -98,7 +98,7 @@ class KeyAccess:
         found = await use.shard.find_id(parsed.ref.key_id)
         if found is None:
             raise KeyNotFoundError
-        key = self._admit(use, found, "")
+        key = await self._admit(use, found, "")
         return key, self.blob_of(use, key, blob)
 
     def blob_of(self, use: Use, key: Key, blob: bytes) -> ciphertext.CiphertextBlob:
@@ -122,11 +122,16 @@ class KeyAccess:
         check_version_state(use.action, key, version)
         return parsed
 
-    def _admit(self, use: Use, key: Key, asked_name: str) -> Key:
+    async def _admit(self, use: Use, key: Key, asked_name: str) -> Key:
         use.trace.key = str(key.name)
         use.trace.mode = key.audit_mode
-        use.trace.policy = self._authorization.authorize(
-            use.caller.principal, use.action, key, use.context, asked_name=asked_name
+        use.trace.policy = await self._authorization.authorize(
+            use.caller.principal,
+            use.action,
+            key,
+            use.context,
+            asked_name=asked_name,
+            permissions=use.shard.store.permissions,
         )
         if key.state is not KeyState.ENABLED:  # asked first: this is the hot path
             check_state(use.action, key)

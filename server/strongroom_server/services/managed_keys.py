@@ -53,8 +53,13 @@ class ManagedKeys:
         key = await shard.find(name)
         trace.key = str(key.name)
         trace.mode = key.audit_mode
-        trace.policy = self.authorization.authorize(
-            caller.principal, action, key, {}, asked_name=str(name)
+        trace.policy = await self.authorization.authorize(
+            caller.principal,
+            action,
+            key,
+            {},
+            asked_name=str(name),
+            permissions=shard.store.permissions,
         )
         return key
 

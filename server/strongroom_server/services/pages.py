@@ -22,6 +22,8 @@ __all__ = [
     "alias_token",
     "key_position",
     "key_token",
+    "numbered_position",
+    "numbered_token",
     "version_position",
     "version_token",
 ]
@@ -54,9 +56,29 @@ def key_position(token: str, parent: str) -> tuple[datetime, UUID] | None:
             raise _invalid()
 
 
+def numbered_token(kind: str, parent: str, number: int) -> str:
+    """Return the token of the page after this one of a numbered kind."""
+    return _encode([kind, parent, number])
+
+
+def numbered_position(kind: str, token: str, parent: str) -> int:
+    """Return the last number seen; 0 for the first page.
+
+    Raises:
+        ArgumentInvalidError: It is not a token of this list.
+    """
+    match _decode(token):
+        case None:
+            return 0
+        case [str(of_kind), str(of), int(number)] if (of_kind, of) == (kind, parent):
+            return number
+        case _:
+            raise _invalid()
+
+
 def version_token(parent: str, number: int) -> str:
     """Return the token of the page after this version."""
-    return _encode(["versions", parent, number])
+    return numbered_token("versions", parent, number)
 
 
 def version_position(token: str, parent: str) -> int:
@@ -65,13 +87,7 @@ def version_position(token: str, parent: str) -> int:
     Raises:
         ArgumentInvalidError: It is not a token of this list.
     """
-    match _decode(token):
-        case None:
-            return 0
-        case ["versions", str(of), int(number)] if of == parent:
-            return number
-        case _:
-            raise _invalid()
+    return numbered_position("versions", token, parent)
 
 
 def alias_token(parent: str, alias: str) -> str:

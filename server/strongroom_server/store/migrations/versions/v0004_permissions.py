@@ -51,9 +51,7 @@ def upgrade() -> None:
         sa.CheckConstraint("grants >= 0", name="grant_books_count"),
         sqlite_strict=True,
     )
-    op.create_index(
-        "grants_by_grantee", "grants", ["key_id", "grantee", "create_time", "grant_id"]
-    )
+    op.create_index("grants_by_grantee", "grants", ["key_id", "grantee", "create_time", "grant_id"])
     op.create_index("grants_by_age", "grants", ["key_id", "create_time", "grant_id"])
     op.create_index(
         "grants_by_retiring",
