@@ -21,7 +21,7 @@ import structlog
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DatabaseError, OperationalError
 
-from strongroom_server.store import reading, schema
+from strongroom_server.store import deletions, reading, schema
 from strongroom_server.store.connection import SqliteConnection
 from strongroom_server.store.database import CURE
 from strongroom_server.store.digests import StoreDamagedError
@@ -99,6 +99,7 @@ def check_all_rows(
         _ensure_counted(alias, newest)
         aliases.append(alias)
     reading.read_roots(connection, region)
+    deletions.read_observed(connection, region)
     return list(keys), list(aliases)
 
 
@@ -183,6 +184,7 @@ class BackgroundCheck:
             with self._transaction(database) as connection:
                 newest = reading.read_meta(connection).change_number
                 reading.read_roots(connection, self._region)
+                deletions.read_observed(connection, self._region)
                 # Few beside the keys, and not worth chunks.
                 for alias in reading.read_aliases(connection, self._region):
                     _ensure_counted(alias, newest)
