@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -15,7 +16,7 @@ from tests.support.deployment import Deployment, running
 from tests.support.wire import refusal
 
 from strongroom.kms.v1 import key_service_pb2 as rpc
-from strongroom_client import EnvelopeClient, StrongroomError
+from strongroom_client import AuditMode, EnvelopeClient, StrongroomError
 
 pytestmark = [pytest.mark.integration, pytest.mark.hsm, pytest.mark.timeout(120)]
 
@@ -113,6 +114,7 @@ def _search(deployment: Deployment, planted: Secrets) -> None:
     allowed = Secrets()
     allowed.plant("context", b"context-value-7d31")
     with_context = [path for path, data in places if allowed.found_in(data)]
+    assert any(path.name.startswith("index.sqlite3") for path, _ in places)
     assert any("spool" in path.parts for path in with_context)
     assert any("entries" in path.parts for path in with_context)
     assert not any("logs" in path.parts for path in with_context)
@@ -138,10 +140,19 @@ def _use(deployment: Deployment, planted: Secrets, directory: Path) -> None:
             destination_encryption_context={},
         )
         planted.plant("moved ciphertext", moved.ciphertext[22:])
+        # A key that is recorded behind its answers keeps their plaintexts no longer.
+        often = client.create_key(EU, audit_mode=AuditMode.BUFFERED).name
+        for _ in range(20):
+            client.encrypt(often, marker, encryption_context=context)
+        misplaced = planted.plant("misplaced", secrets.token_hex(16).encode()).decode()
         long = planted.plant("too long", b"too-long-" + secrets.token_bytes(24)) * 200
         for method, request in (
             ("Encrypt", rpc.EncryptRequest(key=key, plaintext=long)),
             ("Encrypt", rpc.EncryptRequest(key="nonsense", plaintext=marker)),
+            ("Encrypt", rpc.EncryptRequest(key=misplaced, plaintext=b"x")),
+            ("GetKey", rpc.GetKeyRequest(name=f"regions/{EU}/keys/{misplaced}")),
+            ("CreateKey", rpc.CreateKeyRequest(parent=misplaced, policy=misplaced)),
+            ("Encrypt", rpc.EncryptRequest(key=f"regions/mars/keys/{uuid4()}", plaintext=marker)),
             ("Encrypt", rpc.EncryptRequest(key=key, plaintext=marker, plaintext_crc32c=1)),
             ("Decrypt", rpc.DecryptRequest(key=key, ciphertext=made.ciphertext)),
             ("Decrypt", rpc.DecryptRequest(key=key, ciphertext=long)),

@@ -273,7 +273,8 @@ class Deployment:
                 # The token is the HSM itself, and the PIN file is where the PIN belongs.
                 if path.is_file() and "tokens" not in path.parts and path.name != "pin":
                     yield path, path.read_bytes()
-        for path in layout.audit_log.glob("state.sqlite3*"):
+        # State, last checkpoint and index, with their write-ahead logs.
+        for path in sorted(layout.audit_log.glob("*.sqlite3*")):
             yield path, path.read_bytes()
 
 
