@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from strongroom_server.hsm import ck_mechanisms as ck
-from strongroom_server.hsm import key_template
+from strongroom_server.hsm import key_template, root_check
 from strongroom_server.hsm.capabilities import Capabilities
 from strongroom_server.hsm.key_kinds import KeyKind
-from strongroom_server.hsm.return_codes import KeyUnsafeError
+from strongroom_server.hsm.return_codes import Action, KeyUnsafeError, ReturnCodeError
 from strongroom_server.hsm.token import KeyHandle, TokenSession
 from strongroom_server.hsm.token_objects import find_patiently, judge, judge_public
 
@@ -84,6 +84,7 @@ class _Draft:
     ref: bytes
     materials: list[tuple[str, Mapping[str, object]]] = field(default_factory=list)
     publics: list[Mapping[str, object]] = field(default_factory=list)
+    handles: list[KeyHandle] = field(default_factory=list)  # of `materials`
 
 
 def list_objects(session: TokenSession, capabilities: Capabilities) -> list[Item]:
@@ -97,9 +98,9 @@ def list_objects(session: TokenSession, capabilities: Capabilities) -> list[Item
     for object_class, names in _READ.items():
         for handle in find_patiently(session, {"TOKEN": True, "CLASS": object_class}):
             shown = session.attributes(handle, names)
-            if not _sort(drafts, shown):
+            if not _sort(drafts, handle, shown):
                 foreign += 1
-    items = [_judged(draft, capabilities) for draft in drafts.values()]
+    items = [_judged(session, draft, capabilities) for draft in drafts.values()]
     items.sort(key=lambda item: (item.kind, item.name))
     if foreign:
         items.append(Item(ItemKind.FOREIGN, "", foreign, publics=0, is_pair=False, weakness=""))
@@ -142,7 +143,7 @@ def _search(session: TokenSession, ref: bytes) -> list[tuple[KeyHandle, Mapping[
     ]
 
 
-def _sort(drafts: dict[str, _Draft], shown: Mapping[str, object]) -> bool:
+def _sort(drafts: dict[str, _Draft], handle: KeyHandle, shown: Mapping[str, object]) -> bool:
     """Put an object where it belongs; say whether it is ours."""
     object_id, label = shown.get("ID"), shown.get("LABEL")
     version = key_template.key_id_of(object_id, label)
@@ -157,16 +158,17 @@ def _sort(drafts: dict[str, _Draft], shown: Mapping[str, object]) -> bool:
         ref, kind = b"", ItemKind.TRANSFER
         name = label.removesuffix(key_template.PUBLIC)
     else:
-        return False
+        return key_template.is_root_check(label)  # part of its root
     draft = drafts.setdefault(name, _Draft(kind, name, ref))
     if shown.get("CLASS") == ck.CKO_PUBLIC_KEY:
         draft.publics.append(shown)
     else:
         draft.materials.append((suffix, shown))
+        draft.handles.append(handle)
     return True
 
 
-def _judged(draft: _Draft, capabilities: Capabilities) -> Item:
+def _judged(session: TokenSession, draft: _Draft, capabilities: Capabilities) -> Item:
     weaknesses = []
     untold = capabilities.untold_origin
     kinds: tuple[KeyKind, ...] = ()
@@ -183,6 +185,8 @@ def _judged(draft: _Draft, capabilities: Capabilities) -> Item:
                 )
                 if weakness:
                     weaknesses.append(weakness)
+            if not weaknesses and len(draft.handles) == 1:
+                weaknesses += _judge_root(session, draft, capabilities)
     except KeyUnsafeError as exc:
         weaknesses.append(str(exc).partition(" is not safe to use: ")[2] or str(exc))
     return Item(
@@ -193,3 +197,19 @@ def _judged(draft: _Draft, capabilities: Capabilities) -> Item:
         is_pair=any(shown.get("CLASS") == ck.CKO_PRIVATE_KEY for _, shown in draft.materials),
         weakness="; ".join(weaknesses),
     )
+
+
+def _judge_root(session: TokenSession, draft: _Draft, capabilities: Capabilities) -> list[str]:
+    """Say what is wrong with a root's value; nothing when nothing is, or nobody can tell."""
+    number = int.from_bytes(draft.ref[-4:], "big")
+    (handle,) = draft.handles
+    ambiguous = capabilities.ambiguous
+    try:
+        checks = root_check.find_checks(session, number)
+        if not checks or root_check.is_same_root(session, handle, checks, ambiguous=ambiguous):
+            return []
+    except ReturnCodeError as exc:
+        if exc.action not in {Action.POLICY, Action.AMBIGUOUS, Action.CALLER}:
+            raise
+        return [f"it cannot be used: {exc}"]
+    return ["it is not the key that it was when it was made: restore the token from its backup"]

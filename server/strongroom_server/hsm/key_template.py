@@ -23,9 +23,11 @@ from strongroom_server.hsm.object_names import (
     IMPORTED,
     PUBLIC,
     ROOT_NAMESPACE,
+    is_root_check,
     key_id_of,
     label_for,
     label_for_root,
+    label_for_root_check,
     label_for_transfer,
     root_id,
     root_number,
@@ -41,9 +43,11 @@ __all__ = [
     "ObjectTemplate",
     "find_weakness",
     "imported",
+    "is_root_check",
     "key_id_of",
     "label_for",
     "label_for_root",
+    "label_for_root_check",
     "label_for_transfer",
     "material_at_birth",
     "passing_material",
@@ -52,6 +56,7 @@ __all__ = [
     "public_half",
     "resident_secret",
     "root",
+    "root_check",
     "root_id",
     "root_number",
     "secret_for_transfer",
@@ -249,6 +254,15 @@ def root() -> ObjectTemplate:
         {**_MADE_HERE, "VALUE_LEN": _ROOT_KEY_BYTES},
         (ck.CKM_AES_KEY_WRAP,),
         unwraps_only_sensitive=True,
+    )
+
+
+def root_check() -> ObjectTemplate:
+    """Describe a root's check: a key that can do nothing, for the CKA_ID that it carries."""
+    return ObjectTemplate(
+        _secret(ck.CKK_AES, frozenset(), token=True, extractable=False),
+        {"VALUE_LEN": _ROOT_KEY_BYTES},
+        {},
     )
 
 

@@ -5,6 +5,7 @@
     the same                            strongroom/{key id}/{version}/imported   brought here
     the same                            strongroom/{key id}/{version}/public     public half
     ROOT_NAMESPACE (16) || number (4)   strongroom-root/{number}
+    a key wrapped under that root       strongroom-root/{number}/check               its check
     transfer id (16) || 0 (4)           strongroom-transfer/{transfer id}[/public]
 
 Id and label must fit each other: 20-byte ids are common (SHA-1) on tokens that others use
@@ -13,6 +14,7 @@ too.
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import Final
 
@@ -20,9 +22,11 @@ __all__ = [
     "IMPORTED",
     "PUBLIC",
     "ROOT_NAMESPACE",
+    "is_root_check",
     "key_id_of",
     "label_for",
     "label_for_root",
+    "label_for_root_check",
     "label_for_transfer",
     "root_id",
     "root_number",
@@ -33,6 +37,7 @@ ROOT_NAMESPACE: Final = uuid.UUID("7d3a8a1e-6f0b-5c55-9a63-5f2c1d0f7b41").bytes
 """CKA_ID prefix of wrapping roots: a fixed UUID that is no key's, which are random."""
 IMPORTED: Final = "/imported"
 PUBLIC: Final = "/public"
+_ROOT_CHECK: Final = re.compile(r"strongroom-root/[1-9][0-9]{0,9}/check")
 
 
 def label_for(key_id: bytes) -> str:
@@ -49,6 +54,16 @@ def root_id(number: int) -> bytes:
 def label_for_root(number: int) -> str:
     """Return the CKA_LABEL of a wrapping root."""
     return f"strongroom-root/{number}"
+
+
+def label_for_root_check(number: int) -> str:
+    """Return the CKA_LABEL of a wrapping root's check (`root_check`)."""
+    return f"{label_for_root(number)}/check"
+
+
+def is_root_check(label: object) -> bool:
+    """Say whether a label is that of a wrapping root's check."""
+    return isinstance(label, str) and _ROOT_CHECK.fullmatch(label) is not None
 
 
 def label_for_transfer(transfer_id: bytes) -> str:

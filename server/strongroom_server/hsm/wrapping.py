@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from strongroom_server.domain.keys import KeySpec, KeyUsage
 from strongroom_server.hsm import ck_mechanisms as ck
-from strongroom_server.hsm import key_template
+from strongroom_server.hsm import key_template, root_check
 from strongroom_server.hsm.capabilities import Capabilities
 from strongroom_server.hsm.ck_attributes import AttributeValue, PreparedTemplate, Template
 from strongroom_server.hsm.handles import UnwrappedKeys, destroy, session_objects
-from strongroom_server.hsm.key_kinds import KINDS, KeyKind
+from strongroom_server.hsm.key_kinds import KeyKind
 from strongroom_server.hsm.key_template import Hardening, ObjectTemplate
 from strongroom_server.hsm.ladder import Ladder
 from strongroom_server.hsm.return_codes import (
@@ -39,7 +38,6 @@ from strongroom_server.hsm.wire_operations import KIND_BY_NUMBERS, WireKey
 __all__ = ["Wrapping"]
 
 _ROOT_NAMES: Final = ("ID", "LABEL", *key_template.CHECKED_SECRET)
-_CANARY_KIND: Final = KINDS[KeySpec.AES_256, KeyUsage.ENCRYPT_DECRYPT]
 _NO_HARDENING: Final = Hardening(modifiable=False, copyable=False, allowed_mechanisms=False)
 
 
@@ -82,6 +80,7 @@ class Wrapping:
         self._check_health = check_health
         self._roots: dict[int, _Root] = {}
         self._canaries: dict[int, bytes] = {}
+        self._confirmed: set[int] = set()  # roots that are what they were (`root_check`)
         self._unwrapped = UnwrappedKeys(
             unwrapped_keys, lambda handle: destroy(self._session, handle)
         )
@@ -129,6 +128,7 @@ class Wrapping:
                 destroy(self._session, made)
                 raise PolicyRefusedError(str(exc)) from exc
         self._load_root(number)
+        self._ladder.run(lambda: self._make_check_unless_there(number), what="make root check")
 
     def create(self, kind: KeyKind, root: int) -> bytes:
         """Make new material and return it wrapped; nothing of it stays in the HSM.
@@ -138,7 +138,9 @@ class Wrapping:
         """
         self._refuse_unless_able(kind)
         return self._ladder.run(
-            lambda: self._bear(kind, root), what="create", refind=lambda: self._refind_root(root)
+            lambda: self._bear(kind, self._same_root(root)),
+            what="create",
+            refind=lambda: self.refind_root(root),
         )
 
     def handle(self, key: WireKey) -> KeyHandle:
@@ -175,7 +177,7 @@ class Wrapping:
                 material = objects.keep(self.unwrap_in_passing(key))
                 return self.wrap(root, material)
 
-        return self._ladder.run(call, what="rewrap", refind=lambda: self._refind_root(root))
+        return self._ladder.run(call, what="rewrap", refind=lambda: self.refind_root(root))
 
     def unwrap_in_passing(self, key: WireKey) -> KeyHandle:
         """Unwrap material to be wrapped again; the caller destroys it; raises as `handle`."""
@@ -183,8 +185,12 @@ class Wrapping:
         return self._guarded(key, lambda: self._unwrap(key, template))
 
     def wrap(self, root: int, material: KeyHandle) -> bytes:
-        """Wrap material under a root; raises ReturnCodeError: runs inside a ladder's call."""
-        return self._session.wrap(self._root(root).handle, ck.aes_key_wrap(), material)
+        """Wrap material under a root; raises ReturnCodeError: runs inside a ladder's call.
+
+        Raises:
+            MaterialDamagedError: The root is not the key that it was.
+        """
+        return self._session.wrap(self._same_root(root).handle, ck.aes_key_wrap(), material)
 
     def check_root(self, number: int) -> None:
         """Unwrap under a root what is known to be good.
@@ -194,11 +200,11 @@ class Wrapping:
             HsmFaultError: It gives no key.
         """
         root = self._root(number)
-        kind = _CANARY_KIND
+        kind = root_check.CHECK_KIND
         with session_objects(self._session) as objects:
             wrapped = self._canaries.get(number)
             if wrapped is None:
-                wrapped = self._canaries[number] = self._bear(kind, number)
+                wrapped = self._canaries[number] = self._bear(kind, root)
             self.unwraps += 1
             objects.keep(
                 self._session.unwrap(
@@ -221,11 +227,13 @@ class Wrapping:
                 call,
                 what="unwrap",
                 canary=lambda: self.check_root(key.root),
-                refind=lambda: self._refind_root(key.root),
+                refind=lambda: self.refind_root(key.root),
             )
         except TamperedError as exc:
             # The module may have said so by a code that asks for no canary.
             self._ladder.run(lambda: self.check_root(key.root), what="check root")
+            self._confirmed.discard(key.root)
+            self._ladder.run(lambda: self._same_root(key.root), what="check root")
             raise MaterialDamagedError(
                 f"{key_template.label_for(key.ref)}: its wrapped material does not unwrap "
                 f"under {_label(key.root)}, which is well"
@@ -262,8 +270,7 @@ class Wrapping:
         self.unwraps += 1
         return self._session.unwrap(root.handle, ck.aes_key_wrap(), key.wrapped, template)
 
-    def _bear(self, kind: KeyKind, number: int) -> bytes:
-        root = self._root(number)
+    def _bear(self, kind: KeyKind, root: _Root) -> bytes:
         template = key_template.material_at_birth(
             kind, only_for_trusted=root.is_trusted and self._capabilities.wrap_with_trusted
         )
@@ -285,8 +292,36 @@ class Wrapping:
     def _root(self, number: int) -> _Root:
         return self._roots.get(number) or self._load_root(number)
 
-    def _refind_root(self, number: int) -> None:
+    def _same_root(self, number: int) -> _Root:
+        """Return a root to wrap under: checked, once for each handle, to be what it was.
+
+        Raises:
+            MaterialDamagedError: It is not.
+        """
+        root = self._root(number)
+        if number not in self._confirmed:
+            checks = root_check.find_checks(self._session, number)
+            ambiguous = self._capabilities.ambiguous
+            if checks and not root_check.is_same_root(
+                self._session, root.handle, checks, ambiguous=ambiguous
+            ):
+                raise MaterialDamagedError(
+                    f"{_label(number)} is not the key that it was when it was made: restore "
+                    "the token from its backup"
+                )
+            self._confirmed.add(number)
+        return root
+
+    def _make_check_unless_there(self, number: int) -> None:
+        if not root_check.find_checks(self._session, number):
+            wrapped = self._bear(root_check.CHECK_KIND, self._root(number))
+            hardening = self._capabilities.hardening
+            root_check.make_check(self._session, number, wrapped, hardening)
+
+    def refind_root(self, number: int) -> None:
+        """Drop the handle of a root, and search for it."""
         self._roots.pop(number, None)
+        self._confirmed.discard(number)
         self._load_root(number)
 
     def _load_root(self, number: int) -> _Root:
