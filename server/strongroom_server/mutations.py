@@ -14,9 +14,11 @@ from datetime import datetime
 
 from strongroom.resource_names import AliasName
 from strongroom_server.domain.grants import Grant
+from strongroom_server.domain.imports import IssuedToken
 from strongroom_server.domain.keys import (
     Alias,
     Deletion,
+    ExternalMaterial,
     Key,
     KeyState,
     KeyVersion,
@@ -28,6 +30,7 @@ __all__ = [
     "AddRoot",
     "AddVersion",
     "AuditDraft",
+    "BeginMaterialDeletion",
     "Change",
     "CreateAlias",
     "CreateGrant",
@@ -35,7 +38,10 @@ __all__ = [
     "DeleteAlias",
     "DestroyKey",
     "DestroyVersion",
+    "DropMaterial",
     "EndGrant",
+    "ImportMaterial",
+    "IssueImportToken",
     "KeyChange",
     "Mutation",
     "OutboxRow",
@@ -220,6 +226,76 @@ class SetPolicy:
         return _changed(replace(key, policy=self.policy), self.time)
 
 
+@dataclass(frozen=True, slots=True)
+class ImportMaterial:
+    """Note the material that a version has now, and that the token for it is used up."""
+
+    key_id: uuid.UUID
+    number: int
+    external: ExternalMaterial
+    wrapped: WrappedMaterial | None
+    state: KeyState
+    token_sha256: bytes
+    time: datetime
+    expected_revision: int
+
+    def apply(self, key: Key) -> Key:
+        """Return the key as it is afterwards."""
+        versions = tuple(
+            replace(version, external=self.external, wrapped=self.wrapped)
+            if version.number == self.number
+            else version
+            for version in key.versions
+        )
+        return _changed(replace(key, state=self.state, versions=versions), self.time)
+
+
+@dataclass(frozen=True, slots=True)
+class BeginMaterialDeletion:
+    """Stop the use of imported material, which the HSM will be told to destroy.
+
+    It is then material that has ended, in a key that waits for another import: whichever
+    server sees it goes on.
+    """
+
+    key_id: uuid.UUID
+    number: int
+    state: KeyState
+    time: datetime
+    expected_revision: int
+
+    def apply(self, key: Key) -> Key:
+        """Return the key as it is afterwards."""
+        versions = tuple(
+            replace(version, external=replace(version.external, expire_time=self.time))
+            if version.number == self.number and version.external is not None
+            else version
+            for version in key.versions
+        )
+        return _changed(replace(key, state=self.state, versions=versions), self.time)
+
+
+@dataclass(frozen=True, slots=True)
+class DropMaterial:
+    """Note that imported material is gone, and erase what the store has of it."""
+
+    key_id: uuid.UUID
+    number: int
+    state: KeyState
+    time: datetime
+    expected_revision: int
+
+    def apply(self, key: Key) -> Key:
+        """Return the key as it is afterwards."""
+        versions = tuple(
+            replace(version, wrapped=None, external=ExternalMaterial(version.external.check))
+            if version.number == self.number and version.external is not None
+            else version
+            for version in key.versions
+        )
+        return _changed(replace(key, state=self.state, versions=versions), self.time)
+
+
 KeyChange = (
     SetState
     | AddVersion
@@ -229,6 +305,9 @@ KeyChange = (
     | SetVersionDeletion
     | DestroyVersion
     | DestroyKey
+    | ImportMaterial
+    | BeginMaterialDeletion
+    | DropMaterial
 )
 """A change of a key that is there; only `expected_revision` of it is changed."""
 
@@ -240,7 +319,8 @@ def _changed(key: Key, time: datetime) -> Key:
 def _destroyed(version: KeyVersion, time: datetime) -> KeyVersion:
     if version.destroy_time is not None:
         return version
-    return replace(version, wrapped=None, deletion=None, destroy_time=time)
+    external = None if version.external is None else ExternalMaterial()
+    return replace(version, wrapped=None, deletion=None, destroy_time=time, external=external)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +361,13 @@ class EndGrant:
 
 
 @dataclass(frozen=True, slots=True)
+class IssueImportToken:
+    """Keep what there has to be known of a new import token."""
+
+    issued: IssuedToken
+
+
+@dataclass(frozen=True, slots=True)
 class AddRoot:
     """Add wrapping root `number`, the highest: new versions are wrapped under it from now on."""
 
@@ -307,6 +394,7 @@ Change = (
     | DeleteAlias
     | CreateGrant
     | EndGrant
+    | IssueImportToken
     | AddRoot
     | RetireRoot
 )

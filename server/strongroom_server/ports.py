@@ -23,6 +23,7 @@ from strongroom_server.domain.keys import (
     KeyVersionRef,
     WrappedMaterial,
 )
+from strongroom_server.import_ports import ImportStore, ImportToken
 from strongroom_server.mutations import (
     AuditDraft,
     Mutation,
@@ -55,7 +56,7 @@ class Clock(Protocol):
         ...
 
 
-class HsmToken(PairToken, Protocol):
+class HsmToken(PairToken, ImportToken, Protocol):
     """One shard's HSM. Material never leaves it unwrapped.
 
     `sealed` is IV (12 bytes) || ciphertext || tag (16 bytes), AES-256-GCM; `aad` is 1 to
@@ -207,7 +208,7 @@ class AuditTrail(Protocol):
         ...
 
 
-class KeyStore(Protocol):
+class KeyStore(ImportStore, Protocol):
     """One shard's metadata.
 
     What is used often is in memory, within a bound; the rest is read when it is asked for.

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from tests.support.memory_imports import MemoryImportStore
 from tests.support.memory_permissions import MemoryPermissions
 from tests.support.memory_token import MemoryToken
 
@@ -45,6 +46,8 @@ from strongroom_server.mutations import (
     CreateKey,
     DeleteAlias,
     EndGrant,
+    ImportMaterial,
+    IssueImportToken,
     Mutation,
     RequestMemo,
     RetireRoot,
@@ -78,7 +81,7 @@ class MemoryClock:
 
 
 @dataclass
-class MemoryStore:
+class MemoryStore(MemoryImportStore):
     """Keys, aliases and memos in dicts; the outbox is a list of drafts.
 
     With `forgets`, nothing is in memory until it was asked for: every first use is a miss.
@@ -228,6 +231,8 @@ class MemoryStore:
                 del self.aliases[name]
             case CreateGrant() | EndGrant():
                 self.permissions.apply(change)
+            case IssueImportToken(issued):
+                self.issue(issued)
             case AddRoot(number, time):
                 self._add_root(number, time)
             case RetireRoot(number):
@@ -246,6 +251,8 @@ class MemoryStore:
                     self.permissions.set_policy(key, change)
                 if isinstance(change, AddVersion):
                     self._ensure_usable_roots((change.version,))
+                if isinstance(change, ImportMaterial):
+                    self.use(change.token_sha256)
                 self.keys[key.key_id] = change.apply(key)
 
     def _expect_alias(self, name: AliasName, key_id: uuid.UUID) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
+from tests.support.memory_imports import MemoryImportToken
 from tests.support.memory_pairs import MemoryPairs
 
 from strongroom.kms.v1 import resources_pb2
@@ -28,7 +29,7 @@ from strongroom_server.errors import (
 
 
 @dataclass
-class MemoryToken(MemoryPairs):
+class MemoryToken(MemoryPairs, MemoryImportToken):
     """Keys of every kind but EC_SECP256K1.
 
     `fault` and `delay_seconds` are as long as they are set.
@@ -73,6 +74,7 @@ class MemoryToken(MemoryPairs):
         self._operate()
         await asyncio.sleep(0)
         self.materials.pop(material.ref, None)
+        self.others.pop(material.ref, None)
 
     async def create_root(self, root: int, *, deadline: float) -> None:
         del deadline

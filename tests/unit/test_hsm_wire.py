@@ -153,9 +153,22 @@ requests = st.one_of(
         number=oaeps,
         data=st.binary(min_size=256, max_size=512),
     ),
-    _request(Operation.MAKE_TRANSFER_KEY, key=names, number=st.sampled_from([3072, 4096])),
+    _request(
+        Operation.MAKE_TRANSFER_KEY,
+        key=names,
+        number=st.sampled_from([3072, 4096]),
+        data=st.binary(max_size=1),
+    ),
     _request(Operation.DESTROY_TRANSFER_KEY, key=names),
     _request(Operation.DESTROY, key=_used(ALL)),
+    _request(
+        Operation.IMPORT_EXTERNAL,
+        key=_keys(WRAPPABLE) | new,
+        key2=names,
+        number=oaeps,
+        data=st.binary(min_size=1, max_size=1024),
+        aad=st.binary(min_size=1, max_size=65),
+    ),
     _request(
         Operation.EXPORT,
         key=_keys(WRAPPABLE, roots, wrapped),

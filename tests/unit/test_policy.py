@@ -333,6 +333,9 @@ GROUPS = {
         "ListGrants",
         "RetireGrant",
         "RevokeGrant",
+        "GetImportParameters",
+        "ImportKeyMaterial",
+        "DeleteImportedKeyMaterial",
     },
     "UseKey": {
         "Encrypt",

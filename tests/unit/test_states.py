@@ -14,47 +14,53 @@ from strongroom_server.domain.keys import Key, KeyState
 from strongroom_server.domain.policy import Action
 from strongroom_server.domain.states import TABLE, USE, check_state
 from strongroom_server.errors import KeyDisabledError, KeyStateInvalidError, StrongroomError
-from strongroom_server.mutations import DestroyKey
+from strongroom_server.mutations import DestroyKey, SetState
 from strongroom_server.services.changes import ChangeRequest
 from strongroom_server.services.explanations import AccessQuestion
 from strongroom_server.services.grants import NewGrant
 
-# What each operation meets in ENABLED, DISABLED, PENDING_DELETION, DESTROYED:
+# What each operation meets in ENABLED, DISABLED, PENDING_DELETION, DESTROYED, PENDING_IMPORT:
 # "." allowed, "d" KEY_DISABLED, "x" KEY_STATE_INVALID.
-STATES = (KeyState.ENABLED, KeyState.DISABLED, KeyState.PENDING_DELETION, KeyState.DESTROYED)
+STATES = (
+    KeyState.ENABLED,
+    KeyState.DISABLED,
+    KeyState.PENDING_DELETION,
+    KeyState.DESTROYED,
+    KeyState.PENDING_IMPORT,
+)
 MATRIX = {
-    "GetKey": "....",
-    "ListKeyVersions": "....",
-    "GetKeyVersion": "....",
-    "DeleteAlias": "....",
-    "EnableKey": "..xx",
-    "DisableKey": "..xx",
-    "UpdateKey": "..xx",
-    "TagResource": "..xx",
-    "UntagResource": "..xx",
-    "CreateAlias": "..xx",
-    "ScheduleKeyDeletion": "..xx",
-    "ScheduleKeyVersionDeletion": "..xx",
-    "CancelKeyDeletion": "xx.x",
-    "CancelKeyVersionDeletion": "...x",
-    "UpdateAlias": "...x",
-    "RotateKey": ".dxx",
-    "GetKeyPolicy": "....",
-    "ListKeyPolicyRevisions": "....",
-    "PutKeyPolicy": "...x",
-    "ExplainAccess": "....",
-    "CreateGrant": ".dxx",
-    "ListGrants": "....",
-    "RetireGrant": "....",
-    "RevokeGrant": "....",
-    "Encrypt": ".dxx",
-    "Decrypt": ".dxx",
-    "ReEncryptFrom": ".dxx",
-    "ReEncryptTo": ".dxx",
-    "GenerateDataKey": ".dxx",
-    "GenerateDataKeyWithoutPlaintext": ".dxx",
+    "GetKey": ".....",
+    "ListKeyVersions": ".....",
+    "GetKeyVersion": ".....",
+    "DeleteAlias": ".....",
+    "EnableKey": "..xxx",
+    "DisableKey": "..xxx",
+    "UpdateKey": "..xx.",
+    "TagResource": "..xx.",
+    "UntagResource": "..xx.",
+    "CreateAlias": "..xx.",
+    "ScheduleKeyDeletion": "..xx.",
+    "ScheduleKeyVersionDeletion": "..xxx",
+    "CancelKeyDeletion": "xx.xx",
+    "CancelKeyVersionDeletion": "...x.",
+    "UpdateAlias": "...x.",
+    "RotateKey": ".dxxx",
+    "GetKeyPolicy": ".....",
+    "ListKeyPolicyRevisions": ".....",
+    "PutKeyPolicy": "...x.",
+    "ExplainAccess": ".....",
+    "CreateGrant": ".dxxx",
+    "ListGrants": ".....",
+    "RetireGrant": ".....",
+    "RevokeGrant": ".....",
+    "Encrypt": ".dxxx",
+    "Decrypt": ".dxxx",
+    "ReEncryptFrom": ".dxxx",
+    "ReEncryptTo": ".dxxx",
+    "GenerateDataKey": ".dxxx",
+    "GenerateDataKeyWithoutPlaintext": ".dxxx",
 }
-# Policies and grants have tests of their own.
+# Policies, grants and imports have tests of their own.
 ELSEWHERE = frozenset(
     {
         "GetKeyPolicy",
@@ -65,6 +71,9 @@ ELSEWHERE = frozenset(
         "ListGrants",
         "RetireGrant",
         "RevokeGrant",
+        "GetImportParameters",
+        "ImportKeyMaterial",
+        "DeleteImportedKeyMaterial",
     }
 )
 ERRORS: dict[str, type[StrongroomError] | None] = {
@@ -117,12 +126,14 @@ async def _in_state(service: MemoryService, state: KeyState) -> tuple[Key, bytes
     await deletion.schedule_version(caller(), version, 7, ChangeRequest())
     if state is KeyState.DISABLED:
         await service.lifecycle.set_state(caller(), key.name, state, ChangeRequest())
-    elif state is not KeyState.ENABLED:
+    elif state in {KeyState.PENDING_DELETION, KeyState.DESTROYED}:
         await deletion.schedule_key(caller(), key.name, 7, ChangeRequest())
     now = service.eu.store.keys[key.key_id]
     if state is KeyState.DESTROYED:
         now = DestroyKey(key.key_id, service.clock.now(), now.revision).apply(now)
-        service.eu.store.keys[key.key_id] = now
+    if state is KeyState.PENDING_IMPORT:
+        now = SetState(key.key_id, state, service.clock.now(), now.revision).apply(now)
+    service.eu.store.keys[key.key_id] = now
     assert now.state is state
     return now, sealed.blob
 

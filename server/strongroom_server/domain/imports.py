@@ -10,15 +10,13 @@
     38    8   when it ends, seconds since 1970, big-endian
     46    32  random
 
-Nobody can make a token: the store has the SHA-256 of the one that a key has open, which
-covers every byte. What it says of itself is for refusals that explain.
+Nobody can make a token: the store has the SHA-256 of each, which covers every byte, 32
+random ones among them.
 """
 
 from __future__ import annotations
 
 import enum
-import hashlib
-import hmac as constant_time
 import struct
 import uuid
 from dataclasses import dataclass
@@ -42,7 +40,8 @@ __all__ = [
     "TOKEN_BYTES",
     "TOKEN_LIFETIME",
     "ImportToken",
-    "OpenImport",
+    "IssuedToken",
+    "TokenState",
     "WrappingAlgorithm",
     "check_expiry",
     "check_token",
@@ -150,33 +149,50 @@ class ImportToken:
         )
 
 
+class TokenState(enum.StrEnum):
+    """What has become of a token."""
+
+    OPEN = "OPEN"
+    USED = "USED"
+    """An import with it has ended, well or not."""
+    REPLACED = "REPLACED"
+    """The key has another one."""
+
+
 @dataclass(frozen=True, slots=True)
-class OpenImport:
-    """What the store has of the last token of a key.
+class IssuedToken:
+    """What the store has of a token.
 
     Attributes:
-        key_id: The key; it has one at a time.
-        token_sha256: 32 bytes.
-        transfer_id: The wrapping key in the HSM; None once that is known to be destroyed.
-        expire_time: When the token ends.
-        is_used: It has been presented, with or without success.
+        token_sha256: 32 bytes; names it.
+        key_id: The key that it is for. A key has one OPEN token at most.
+        transfer_id: The wrapping key in the HSM.
+        expire_time: When it ends.
+        state: What has become of it.
+        claim: SHA-256 of the wrapped material that it was presented with, before the HSM
+            saw that; empty until then. A repeat may bring the same, and nothing else.
+        wrapping_key_gone: The wrapping key is known to be destroyed.
     """
 
-    key_id: uuid.UUID
     token_sha256: bytes
-    transfer_id: uuid.UUID | None
+    key_id: uuid.UUID
+    transfer_id: uuid.UUID
     expire_time: datetime
-    is_used: bool = False
-
-    def is_over(self, now: datetime) -> bool:
-        """Say whether nothing can be imported with it any more."""
-        return self.is_used or self.expire_time <= now
+    state: TokenState = TokenState.OPEN
+    claim: bytes = b""
+    wrapping_key_gone: bool = False
 
 
 def check_token(
-    token: bytes, opened: OpenImport | None, ref: KeyVersionRef, now: datetime
+    token: bytes, issued: IssuedToken | None, ref: KeyVersionRef, now: datetime
 ) -> ImportToken:
-    """Return what a token says when it is the one that its key has open.
+    """Return what a token says when it can be used for a version.
+
+    Args:
+        token: As it was presented.
+        issued: What the store has under its SHA-256.
+        ref: The version that it has to be for.
+        now: The wall clock.
 
     Raises:
         ImportTokenInvalidError: Not a token, another key's, or replaced by a later one.
@@ -184,14 +200,11 @@ def check_token(
         ImportTokenExpiredError: It has ended.
     """
     parsed = ImportToken.parse(token)
-    if opened is None or parsed.ref != ref:
+    if issued is None or parsed.ref != ref or issued.state is TokenState.REPLACED:
         raise ImportTokenInvalidError
-    presented = hashlib.sha256(token).digest()
-    if not constant_time.compare_digest(presented, opened.token_sha256):
-        raise ImportTokenInvalidError
-    if opened.is_used:
+    if issued.state is TokenState.USED:
         raise ImportTokenUsedError
-    if opened.expire_time <= now or opened.transfer_id != parsed.transfer_id:
+    if issued.expire_time <= now or issued.wrapping_key_gone:
         raise ImportTokenExpiredError
     return parsed
 

@@ -13,6 +13,7 @@ __all__ = [
     "Alias",
     "AuditMode",
     "Deletion",
+    "ExternalMaterial",
     "Key",
     "KeyManager",
     "KeyMaterial",
@@ -90,6 +91,8 @@ class KeyState(enum.StrEnum):
     DISABLED = "DISABLED"
     PENDING_DELETION = "PENDING_DELETION"
     DESTROYED = "DESTROYED"
+    PENDING_IMPORT = "PENDING_IMPORT"
+    """It has no material, for that is to be brought from outside."""
 
 
 class VersionState(enum.StrEnum):
@@ -169,10 +172,26 @@ class Deletion:
 
 
 @dataclass(frozen=True, slots=True)
+class ExternalMaterial:
+    """What there is of material that callers bring (docs/key-import.md).
+
+    Attributes:
+        check: Shows whether material is what was imported first; empty before that.
+        import_time: Since when it is here; None while it is not.
+        expire_time: When its destruction begins; None when never.
+    """
+
+    check: bytes = b""
+    import_time: datetime | None = None
+    expire_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class KeyVersion:
     """One version of a key. `reserved_uses` bounds its encryptions from above.
 
-    `wrapped` is None when the version is a token object of its own, or destroyed.
+    `wrapped` is None when the version is a token object of its own, or has no material.
+    `external` is there for material that callers bring, and only for that.
     """
 
     number: int
@@ -181,6 +200,19 @@ class KeyVersion:
     wrapped: WrappedMaterial | None = None
     deletion: Deletion | None = None
     destroy_time: datetime | None = None
+    external: ExternalMaterial | None = None
+
+    @property
+    def origin(self) -> KeyOrigin:
+        """Where its material is made."""
+        return KeyOrigin.HSM if self.external is None else KeyOrigin.EXTERNAL
+
+    @property
+    def has_material(self) -> bool:
+        """Whether there is anything to use, or to destroy."""
+        if self.external is not None and self.external.import_time is None:
+            return False
+        return self.destroy_time is None
 
     @property
     def state(self) -> VersionState:
@@ -225,6 +257,17 @@ class Key:
         return KeyName(self.region, self.key_id)
 
     @property
+    def origin(self) -> KeyOrigin:
+        """Where the material of all its versions is made."""
+        return self.versions[0].origin
+
+    @property
+    def has_material(self) -> bool:
+        """Whether the primary version has material."""
+        version = self.version(self.primary_version)
+        return version is not None and version.has_material
+
+    @property
     def etag(self) -> str:
         """Changes with every change of the key."""
         return f"r{self.revision}"
@@ -252,12 +295,22 @@ class Key:
         """Return what the HSM has to be told to use version `number`.
 
         Raises:
-            KeyError: There is no such version, or its material has been destroyed.
+            KeyError: There is no such version, or it has no material (any more).
         """
         version = self.version(number)
-        if version is None or version.destroy_time is not None:
+        if version is None or not version.has_material:
             raise KeyError(number)
-        return KeyMaterial(self.version_ref(number), self.spec, self.usage, version.wrapped)
+        return self.place_of(version)
+
+    def place_of(self, version: KeyVersion) -> KeyMaterial:
+        """Return what the HSM has to be told to fill or empty a version's place."""
+        return KeyMaterial(
+            self.version_ref(version.number),
+            self.spec,
+            self.usage,
+            version.wrapped,
+            version.origin,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,11 +163,12 @@ class Dispatcher:
         key2: WireKey = NO_KEY,
         number: int = 0,
         data: bytes = b"",
+        aad: bytes = b"",
     ) -> asyncio.Future[Answer]:
         """Send an operation to this very worker; WorkerLostError when that is lost."""
-        wire.check_request(operation, number, data, b"", b"", key, key2)
+        wire.check_request(operation, number, data, aad, b"", key, key2)
         pending = self._make(
-            Request(self._next_id(), operation, deadline, number, data, b"", b"", key, key2),
+            Request(self._next_id(), operation, deadline, number, data, aad, b"", key, key2),
             bound=True,
         )
         worker.send([pending], now=self._clock.monotonic())

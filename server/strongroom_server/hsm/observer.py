@@ -22,8 +22,8 @@ class PoolObserver(Protocol):
                 ``load``, ``ping``, ``create_wrapped``, ``create_root``, ``rewrap``,
                 ``public_key``, ``sign``, ``sign_digest``, ``verify``, ``verify_digest``,
                 ``mac``, ``verify_mac``, ``agree``, ``rsa_encrypt``, ``rsa_decrypt``,
-                ``make_transfer_key``, ``destroy_transfer_key``, ``export``, ``import`` or
-                ``destroy``.
+                ``make_transfer_key``, ``destroy_transfer_key``, ``export``, ``import``,
+                ``destroy`` or ``import_external``.
             seconds: Time in the worker, without waiting; 0 when it never ended there.
             category: ``ok``, ``tampered``, ``invalid``, ``unsupported``, ``key_absent``,
                 ``damaged``, ``policy``, ``deadline``, ``fault`` or ``overloaded``.

@@ -8,6 +8,7 @@ from typing import Final
 
 from strongroom_server.hsm import wire
 from strongroom_server.hsm.asymmetric import KeyPairs
+from strongroom_server.hsm.external import ExternalMaterial
 from strongroom_server.hsm.key_ring import KeyRing
 from strongroom_server.hsm.return_codes import (
     HsmFaultError,
@@ -23,6 +24,7 @@ from strongroom_server.hsm.ring_errors import (
 )
 from strongroom_server.hsm.transfer import Transfer
 from strongroom_server.hsm.wire import Answer, Operation, Request, Status
+from strongroom_server.hsm.wire_operations import ImportForm
 
 __all__ = ["Operations"]
 
@@ -47,6 +49,7 @@ class Operations:
         self._ring = ring
         self._pairs = KeyPairs(ring)
         self._transfer = Transfer(ring)
+        self._external = ExternalMaterial(ring, self._transfer)
         self._by_number: dict[int, Callable[[Request], tuple[bytes, bytes]]] = {
             Operation.ENCRYPT: self._encrypt,
             Operation.DECRYPT: self._decrypt,
@@ -74,6 +77,7 @@ class Operations:
             Operation.DESTROY_TRANSFER_KEY: self._destroy_transfer_key,
             Operation.EXPORT: self._export,
             Operation.IMPORT: self._import,
+            Operation.IMPORT_EXTERNAL: self._import_external,
             Operation.DESTROY: self._destroy,
         }
 
@@ -184,7 +188,8 @@ class Operations:
         return self._pairs.decrypt(request.key, request.number, request.data), b""
 
     def _make_transfer_key(self, request: Request) -> tuple[bytes, bytes]:
-        public_key, algorithm = self._transfer.create_key(request.key.ref, request.number)
+        wanted = request.data[0] if request.data else None
+        public_key, algorithm = self._transfer.create_key(request.key.ref, request.number, wanted)
         return bytes([algorithm]), public_key
 
     def _destroy_transfer_key(self, request: Request) -> tuple[bytes, bytes]:
@@ -200,6 +205,16 @@ class Operations:
 
     def _import(self, request: Request) -> tuple[bytes, bytes]:
         return b"", self._transfer.import_(request.key, request.key2.ref, request.data)
+
+    def _import_external(self, request: Request) -> tuple[bytes, bytes]:
+        return self._external.import_(
+            request.key,
+            request.key2.ref,
+            request.number,
+            request.data,
+            form=ImportForm(request.aad[0]),
+            check=request.aad[1:],
+        )
 
 
 def _text(exc: Exception) -> bytes:

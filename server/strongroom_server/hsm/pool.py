@@ -25,8 +25,8 @@ from strongroom_server.errors import CiphertextInvalidError, KeySpecUnsupportedE
 from strongroom_server.hsm.dispatch import Dispatcher, WorkerLostError
 from strongroom_server.hsm.key_kinds import kind_of
 from strongroom_server.hsm.observer import NullObserver, PoolObserver
+from strongroom_server.hsm.pool_imports import PoolImports, to_transfer_key
 from strongroom_server.hsm.pool_operations import to_root, to_wire
-from strongroom_server.hsm.pool_pairs import PoolPairs
 from strongroom_server.hsm.wire import NO_KEY, Answer, Operation, WireKey
 from strongroom_server.hsm.wire_operations import (
     MAX_TRANSFER_BYTES,
@@ -63,7 +63,7 @@ class TransferKey:
     algorithm: Algorithm
 
 
-class SessionPool(PoolPairs):
+class SessionPool(PoolImports):
     """HSM workers of one shard, behind `ports.HsmToken`.
 
     Thread safety: none; one event loop.
@@ -184,7 +184,7 @@ class SessionPool(PoolPairs):
         answer = await self._make(
             Operation.MAKE_TRANSFER_KEY,
             deadline,
-            key=_to_transfer_key(transfer_id),
+            key=to_transfer_key(transfer_id),
             number=modulus_bits,
         )
         return TransferKey(str(transfer_id), answer.second, Algorithm(answer.first[0]))
@@ -192,7 +192,7 @@ class SessionPool(PoolPairs):
     async def destroy_transfer_key(self, name: str, *, deadline: float) -> None:
         """Destroy a transfer key; idempotent. Blobs made for it are of no use any more."""
         await self._make(
-            Operation.DESTROY_TRANSFER_KEY, deadline, key=_to_transfer_key(uuid.UUID(name))
+            Operation.DESTROY_TRANSFER_KEY, deadline, key=to_transfer_key(uuid.UUID(name))
         )
 
     async def import_material(
@@ -235,7 +235,7 @@ class SessionPool(PoolPairs):
             b"",
             ORIGIN_EXTERNAL,
         )
-        key2 = _to_transfer_key(uuid.UUID(transfer_key))
+        key2 = to_transfer_key(uuid.UUID(transfer_key))
         if root is None:
             await self._make(
                 Operation.IMPORT, deadline, key=key, key2=key2, data=blob, elsewhere=Operation.LOAD
@@ -256,6 +256,7 @@ class SessionPool(PoolPairs):
         key2: WireKey = NO_KEY,
         number: int = 0,
         data: bytes = b"",
+        aad: bytes = b"",
         elsewhere: Operation | None = None,
     ) -> Answer:
         """Run an operation that makes or destroys objects; all of them are idempotent.
@@ -270,6 +271,7 @@ class SessionPool(PoolPairs):
             key2: See `wire`.
             number: See `wire`.
             data: See `wire`.
+            aad: See `wire`.
             elsewhere: What the other workers are told of `key` afterwards: to load it, so
                 that none has to search for it on the way of a request; to let go of it.
         """
@@ -279,7 +281,7 @@ class SessionPool(PoolPairs):
         try:
             async with asyncio.timeout(remaining), self._creation:
                 answer = await self._send_to_lead(
-                    operation, deadline, key=key, key2=key2, number=number, data=data
+                    operation, deadline, key=key, key2=key2, number=number, data=data, aad=aad
                 )
                 if elsewhere is not None:
                     await self._tell_others(elsewhere, key, deadline)
@@ -296,6 +298,7 @@ class SessionPool(PoolPairs):
         key2: WireKey,
         number: int,
         data: bytes,
+        aad: bytes,
     ) -> Answer:
         for may_retry in (True, False):
             lead = next(iter(self._workforce.workers), None)
@@ -303,7 +306,14 @@ class SessionPool(PoolPairs):
                 raise self._dispatcher.unavailable()
             try:
                 return await self._dispatcher.send_bound(
-                    lead, operation, deadline, key=key, key2=key2, number=number, data=data
+                    lead,
+                    operation,
+                    deadline,
+                    key=key,
+                    key2=key2,
+                    number=number,
+                    data=data,
+                    aad=aad,
                 )
             except WorkerLostError:
                 if not may_retry:
@@ -323,7 +333,3 @@ class SessionPool(PoolPairs):
         for answer in await asyncio.gather(*told, return_exceptions=True):
             if isinstance(answer, BaseException) and not isinstance(answer, WorkerLostError):
                 raise answer
-
-
-def _to_transfer_key(transfer_id: uuid.UUID) -> WireKey:
-    return WireKey(transfer_id.bytes + bytes(4), 0, 0, 0, b"")

@@ -19,12 +19,14 @@ import hmac as constant_time
 from typing import Final
 
 from strongroom_server.domain.algorithms import Algorithm
+from strongroom_server.domain.keys import KeyUsage
 from strongroom_server.hsm import ck_mechanisms as ck
 from strongroom_server.hsm import encodings, key_template, transfer_format
 from strongroom_server.hsm.handles import SessionObjects, destroy, session_objects
 from strongroom_server.hsm.key_kinds import KeyKind
 from strongroom_server.hsm.key_ring import KeyRing
 from strongroom_server.hsm.key_template import Hardening, ObjectTemplate
+from strongroom_server.hsm.mechanisms import IV_BYTES
 from strongroom_server.hsm.return_codes import KeyAbsentError, PolicyRefusedError, TamperedError
 from strongroom_server.hsm.ring_errors import ArgumentRefusedError, UnsupportedError
 from strongroom_server.hsm.token import KeyHandle
@@ -38,9 +40,11 @@ from strongroom_server.hsm.transfer_format import (
 from strongroom_server.hsm.transfer_keys import TransferKeys, target_template
 from strongroom_server.hsm.wire_operations import WireKey
 
-__all__ = ["Transfer"]
+__all__ = ["Transfer", "session_key_template"]
 
 _NO_HARDENING: Final = Hardening(modifiable=False, copyable=False, allowed_mechanisms=False)
+_SAME: Final = b"strongroom same key"
+"""No encryption of a caller has such AAD: theirs begin with a blob's version byte."""
 
 
 class Transfer:
@@ -52,19 +56,31 @@ class Transfer:
         self._session = ring.session
         self._keys = TransferKeys(ring)
 
-    def create_key(self, transfer_id: bytes, modulus_bits: int) -> tuple[bytes, Algorithm]:
+    @property
+    def keys(self) -> TransferKeys:
+        """The transfer keys of this session."""
+        return self._keys
+
+    def create_key(
+        self, transfer_id: bytes, modulus_bits: int, wanted: int | None = None
+    ) -> tuple[bytes, Algorithm]:
         """Make a transfer key pair unless it is there; the private half stays, and unwraps only.
 
+        Args:
+            transfer_id: Its name.
+            modulus_bits: Its size.
+            wanted: The algorithm to wrap under it; None for the strongest that this module
+                takes.
+
         Returns:
-            Its public key, DER SubjectPublicKeyInfo, and the algorithm to wrap under it:
-            the strongest that this module takes.
+            Its public key, DER SubjectPublicKeyInfo, and that algorithm.
         """
-        algorithm = (
-            Algorithm.RSAES_OAEP_SHA_256
-            if self._ring.capabilities.oaep_sha256
-            else Algorithm.RSAES_OAEP_SHA_1
-        )
-        self._refuse_unless_able(algorithm)
+        algorithm = Algorithm.RSAES_OAEP_SHA_1
+        if wanted is not None:
+            algorithm = Algorithm(wanted)
+        elif self._ring.capabilities.oaep_sha256:
+            algorithm = Algorithm.RSAES_OAEP_SHA_256
+        self.refuse_unless_able(algorithm)
         return self._keys.create(transfer_id, modulus_bits).public_key, algorithm
 
     def destroy_key(self, transfer_id: bytes) -> None:
@@ -77,7 +93,7 @@ class Transfer:
         Raises:
             ArgumentRefusedError: The public key is none to wrap under.
         """
-        self._refuse_unless_able(algorithm)
+        self.refuse_unless_able(algorithm)
         modulus, exponent = encodings.parse_transfer_key(public_key)
         header = TransferHeader(
             Algorithm(algorithm), key.spec, key.usage, key.ref, hashlib.sha256(public_key).digest()
@@ -113,7 +129,7 @@ class Transfer:
             parsed = transfer_format.parse(blob)
         except TransferFormatError as exc:
             raise TamperedError from exc
-        self._refuse_unless_able(parsed.header.algorithm)
+        self.refuse_unless_able(parsed.header.algorithm)
         kind = self._ring.kind_of(key)
         transfer_key = self._keys.get(transfer_id)
         expected = TransferHeader(
@@ -125,8 +141,6 @@ class Transfer:
         )
         if parsed.header != expected:
             raise TamperedError
-        if not key.root and self._is_there(key):
-            return b""
 
         def find_again() -> None:
             self._keys.load(transfer_id)
@@ -134,7 +148,7 @@ class Transfer:
         wrapped = self._ring.ladder.run(
             lambda: self._unwrap(key, kind, transfer_id, parsed),
             what="import",
-            canary=lambda: self._check_transfer_key(transfer_id, parsed.header.algorithm),
+            canary=lambda: self.check_key(transfer_id, parsed.header.algorithm),
             refind=find_again,
         )
         if not key.root:
@@ -144,10 +158,10 @@ class Transfer:
     def _wrap(self, key: WireKey, header: TransferHeader, modulus: bytes, exponent: bytes) -> bytes:
         with session_objects(self._session) as objects:
             target = objects.keep(self._session.create_object(target_template(modulus, exponent)))
-            session_key = self._make_secret(
-                objects, ck.CKM_AES_KEY_GEN, _session_key_template("WRAP", made_here=True)
+            session_key = self.make_secret(
+                objects, ck.CKM_AES_KEY_GEN, session_key_template("WRAP", made_here=True)
             )
-            mac_key = self._make_secret(
+            mac_key = self.make_secret(
                 objects, ck.CKM_GENERIC_SECRET_KEY_GEN, _mac_key_template(made_here=True)
             )
             material = objects.keep(self._ring.wrapping.unwrap_in_passing(key))
@@ -170,7 +184,7 @@ class Transfer:
                     self._keys.get(transfer_id).private,
                     ck.rsa_oaep(blob.header.algorithm.hash_name),
                     blob.session_key,
-                    _session_key_template("UNWRAP", made_here=False).to_make(_NO_HARDENING),
+                    session_key_template("UNWRAP", made_here=False).to_make(_NO_HARDENING),
                 )
             )
             mac_key = objects.keep(
@@ -185,13 +199,43 @@ class Transfer:
             if not constant_time.compare_digest(tag, blob.tag):
                 raise TamperedError
             if not key.root:
-                self._keep(key, kind, session_key, blob.material)
+                # Looked for here and not before: the ladder may repeat this, and a module
+                # can make the object and then answer that its session is gone.
+                if not self._is_there(key):
+                    self._keep(key, kind, session_key, blob.material)
+                elif not self._is_same(objects, key, kind, session_key, blob.material):
+                    raise TamperedError
                 return b""
             passing = key_template.passing_material(kind).to_make(_NO_HARDENING)
             material = objects.keep(
                 self._session.unwrap(session_key, ck.aes_key_wrap(), blob.material, passing)
             )
             return self._ring.wrapping.wrap(key.root, material)
+
+    def _is_same(
+        self,
+        objects: SessionObjects,
+        key: WireKey,
+        kind: KeyKind,
+        session_key: KeyHandle,
+        wrapped: bytes,
+    ) -> bool:
+        """Say whether the key that is there has the material of the blob: it does the same."""
+        template = key_template.unwrapped_material(kind).to_make(_NO_HARDENING)
+        brought = objects.keep(
+            self._session.unwrap(session_key, ck.aes_key_wrap(), wrapped, template)
+        )
+        there = self._ring.resident(key).handle
+        if kind.usage is KeyUsage.GENERATE_VERIFY_MAC:
+            (algorithm,) = kind.algorithms
+            mechanism = ck.hmac(algorithm.hash_name)
+            made = [self._session.sign(each, mechanism, _SAME) for each in (brought, there)]
+        else:
+            iv = self._session.random(IV_BYTES)
+            made = [
+                self._session.encrypt(each, ck.aes_gcm(iv, _SAME), b"") for each in (brought, there)
+            ]
+        return constant_time.compare_digest(*made)
 
     def _keep(self, key: WireKey, kind: KeyKind, session_key: KeyHandle, wrapped: bytes) -> None:
         """Unwrap material into a token object; the last step, so that it is done once."""
@@ -209,9 +253,10 @@ class Transfer:
             destroy(self._session, handle)
             raise PolicyRefusedError(f"{label} is not safe to use: {weakness}")
 
-    def _make_secret(
+    def make_secret(
         self, objects: SessionObjects, mechanism: int, template: ObjectTemplate
     ) -> KeyHandle:
+        """Generate a session key, checked; raises ReturnCodeError: runs inside a ladder's call."""
         handle = objects.keep(
             self._session.generate_key(ck.plain(mechanism), template.to_make(_NO_HARDENING))
         )
@@ -223,21 +268,25 @@ class Transfer:
             raise PolicyRefusedError(f"a key for one transfer is not safe to use: {weakness}")
         return handle
 
-    def _check_transfer_key(self, transfer_id: bytes, algorithm: Algorithm) -> None:
-        """Wrap under the public half, and unwrap under the private one, what is known."""
+    def check_key(self, transfer_id: bytes, algorithm: Algorithm) -> None:
+        """Wrap under the public half, and unwrap under the private one, what is known.
+
+        Raises:
+            ReturnCodeError: That fails.
+        """
         key = self._keys.get(transfer_id)
         with session_objects(self._session) as objects:
             modulus, exponent = encodings.parse_transfer_key(key.public_key)
             target = objects.keep(self._session.create_object(target_template(modulus, exponent)))
-            secret = self._make_secret(
-                objects, ck.CKM_AES_KEY_GEN, _session_key_template("WRAP", made_here=True)
+            secret = self.make_secret(
+                objects, ck.CKM_AES_KEY_GEN, session_key_template("WRAP", made_here=True)
             )
             objects.keep(
                 self._session.unwrap(
                     key.private,
                     ck.rsa_oaep(algorithm.hash_name),
                     self._session.wrap(target, ck.rsa_oaep(algorithm.hash_name), secret),
-                    _session_key_template("UNWRAP", made_here=False).to_make(_NO_HARDENING),
+                    session_key_template("UNWRAP", made_here=False).to_make(_NO_HARDENING),
                 )
             )
 
@@ -248,15 +297,17 @@ class Transfer:
             return False
         return True
 
-    def _refuse_unless_able(self, algorithm: int) -> None:
+    def refuse_unless_able(self, algorithm: int) -> None:
+        """Raise UnsupportedError where the module cannot take part in this."""
         capabilities = self._ring.capabilities
         if not capabilities.can_wrap or algorithm not in capabilities.algorithms:
             raise UnsupportedError(f"key transfer with {Algorithm(algorithm).name}")
 
 
-def _session_key_template(use: str, *, made_here: bool) -> ObjectTemplate:
+def session_key_template(*uses: str, made_here: bool) -> ObjectTemplate:
+    """Describe an AES key that wraps, or unwraps, in one operation."""
     return key_template.secret_for_transfer(
-        ck.CKK_AES, SESSION_KEY_BYTES, frozenset({use}), made_here=made_here
+        ck.CKK_AES, SESSION_KEY_BYTES, frozenset(uses), made_here=made_here
     )
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "SPEC_NUMBERS",
     "USAGE_NUMBERS",
     "Answer",
+    "ImportForm",
     "Operation",
     "Request",
     "Status",
@@ -41,6 +42,7 @@ MAX_RSA_BYTES: Final = 512  # RSA_4096: a signature, a ciphertext
 MAX_MESSAGE_BYTES: Final = 4096
 MAX_PUBLIC_KEY_BYTES: Final = 600  # SubjectPublicKeyInfo of RSA_4096 has 550
 MAX_TRANSFER_BYTES: Final = 1024  # docs/formats/key-transfer-v1.md
+MAX_CHECK_BYTES: Final = 64
 
 SPEC_NUMBERS: Final = {spec: at + 1 for at, spec in enumerate(SPECS)}
 USAGE_NUMBERS: Final = {usage: at + 1 for at, usage in enumerate(USAGES)}
@@ -88,7 +90,7 @@ class Operation(enum.IntEnum):
     RSA_ENCRYPT = 21
     RSA_DECRYPT = 22
     MAKE_TRANSFER_KEY = 23
-    """`number` is the size of the modulus in bits."""
+    """`number` is the size of the modulus in bits, `data` one byte, the algorithm, or none."""
     DESTROY_TRANSFER_KEY = 24
     EXPORT = 25
     """`data` is the target's public key."""
@@ -96,6 +98,20 @@ class Operation(enum.IntEnum):
     """`key` is what the material will be, `key2` the transfer key, `data` the blob."""
     DESTROY = 27
     """Destroy what there is of `key`: token objects, and what was unwrapped."""
+    IMPORT_EXTERNAL = 28
+    """`key` is what the material will be, `key2` the wrapping key, `number` the algorithm,
+    `data` the wrapped material, `aad` an `ImportForm` in one byte and the check value of
+    the first import, if there was one. `first` is the check value, empty when the material
+    has another; `second` what is to be stored."""
+
+
+class ImportForm(enum.IntFlag):
+    """How material from outside comes, and what is done with it."""
+
+    KEY_WRAP = 1
+    """An AES key stands between the wrapping key and the material."""
+    KEEP = 2
+    """It becomes the version's; else it is only compared with the check value."""
 
 
 class Status(enum.IntEnum):
@@ -292,7 +308,7 @@ _RULES: Final[dict[int, _Rule]] = {
     Operation.AGREE: _use(_AGREERS, min_data=1, max_data=MAX_PUBLIC_KEY_BYTES),
     Operation.RSA_ENCRYPT: _use(_RSA, numbers=_OAEPS, max_data=MAX_RSA_BYTES),
     Operation.RSA_DECRYPT: _use(_RSA, numbers=_OAEPS, min_data=256, max_data=MAX_RSA_BYTES),
-    Operation.MAKE_TRANSFER_KEY: _Rule(_Form.NAME, numbers=_TRANSFER_BITS),
+    Operation.MAKE_TRANSFER_KEY: _Rule(_Form.NAME, numbers=_TRANSFER_BITS, max_data=1),
     Operation.DESTROY_TRANSFER_KEY: _Rule(_Form.NAME),
     Operation.EXPORT: _Rule(
         _Form.WRAPPED,
@@ -302,6 +318,15 @@ _RULES: Final[dict[int, _Rule]] = {
         max_data=MAX_PUBLIC_KEY_BYTES,
     ),
     Operation.DESTROY: _use(_ALL),
+    Operation.IMPORT_EXTERNAL: _Rule(
+        _Form.NEW_ANYWHERE,
+        _Form.NAME,
+        kinds=_WRAPPABLE,
+        numbers=_OAEPS,
+        min_data=1,
+        max_data=MAX_TRANSFER_BYTES,
+        max_aad=1 + MAX_CHECK_BYTES,
+    ),
     Operation.IMPORT: _Rule(
         _Form.NEW_ANYWHERE,
         _Form.NAME,

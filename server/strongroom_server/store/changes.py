@@ -15,7 +15,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_, up
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from strongroom.resource_names import KeyName
-from strongroom_server.domain.keys import Key, KeyStorage, KeyVersion
+from strongroom_server.domain.keys import Key, KeyStorage, KeyVersion, WrappedMaterial
 from strongroom_server.errors import EtagMismatchError, RequestIdReusedError
 from strongroom_server.mutations import (
     AddRoot,
@@ -26,6 +26,8 @@ from strongroom_server.mutations import (
     CreateKey,
     DeleteAlias,
     EndGrant,
+    ImportMaterial,
+    IssueImportToken,
     KeyChange,
     Mutation,
     RequestMemo,
@@ -33,7 +35,14 @@ from strongroom_server.mutations import (
     SetPolicy,
     UpdateAlias,
 )
-from strongroom_server.store import alias_changes, digests, grant_changes, root_changes, schema
+from strongroom_server.store import (
+    alias_changes,
+    digests,
+    grant_changes,
+    imports,
+    root_changes,
+    schema,
+)
 from strongroom_server.store.draft_codec import encode_draft
 from strongroom_server.store.grant_changes import GrantsChanged
 from strongroom_server.store.key_cache import StoredAlias, StoredKey
@@ -109,7 +118,7 @@ def delete_outbox(connection: Connection, *, through: int) -> None:
     connection.execute(delete(schema.outbox).where(schema.outbox.c.outbox_id <= through))
 
 
-def _apply_change(  # noqa: PLR0911 - one for each kind of change: it is a table
+def _apply_change(  # noqa: C901, PLR0911 - one for each kind of change: it is a table
     connection: Connection, region: str, change: Change | None, change_number: int
 ) -> StoredKey | StoredAlias | GrantsChanged | None:
     match change:
@@ -127,6 +136,9 @@ def _apply_change(  # noqa: PLR0911 - one for each kind of change: it is a table
             return grant_changes.create(connection, region, change.grant, change_number)
         case EndGrant():
             return grant_changes.end(connection, region, change.grant, change_number)
+        case IssueImportToken():
+            imports.issue(connection, change.issued)
+            return None
         case AddRoot():
             root_changes.add(connection, region, change, change_number)
             return None
@@ -150,6 +162,9 @@ def _change_key(
         )
     if isinstance(change, SetPolicy):
         grant_changes.set_policy(connection, key, change)
+    if isinstance(change, ImportMaterial):
+        imports.use_for(connection, change)
+        _check_root(connection, region, change.wrapped)
     changed = change.apply(key)
     _update_versions(connection, key, changed)
     return _update_key(connection, changed, change_number, expected_revision=key.revision)
@@ -189,10 +204,15 @@ def _create_key(connection: Connection, region: str, key: Key, change_number: in
 def _check_material(
     connection: Connection, region: str, storage: KeyStorage, version: KeyVersion
 ) -> None:
-    if (version.wrapped is not None) is not (storage is KeyStorage.WRAPPED):
+    belongs = storage is KeyStorage.WRAPPED and version.has_material
+    if (version.wrapped is not None) is not belongs:
         raise ValueError("material is stored with the versions of wrapped keys, and only theirs")
-    if version.wrapped is not None:
-        root_changes.ensure_usable(connection, region, version.wrapped.root)
+    _check_root(connection, region, version.wrapped)
+
+
+def _check_root(connection: Connection, region: str, wrapped: WrappedMaterial | None) -> None:
+    if wrapped is not None:
+        root_changes.ensure_usable(connection, region, wrapped.root)
 
 
 def _expect_key(connection: Connection, region: str, key_id: uuid.UUID, revision: int) -> Key:

@@ -23,7 +23,16 @@ import json
 from datetime import datetime
 from typing import Final
 
-from strongroom_server.domain.keys import Alias, AuditMode, Deletion, Key, KeyStorage, KeyVersion
+from strongroom_server.domain.imports import IssuedToken
+from strongroom_server.domain.keys import (
+    Alias,
+    AuditMode,
+    Deletion,
+    ExternalMaterial,
+    Key,
+    KeyStorage,
+    KeyVersion,
+)
 from strongroom_server.mutations import RequestMemo, WrappingRoot
 from strongroom_server.store.micros import to_micros
 
@@ -31,6 +40,7 @@ __all__ = [
     "StoreDamagedError",
     "alias_digest",
     "check_digest",
+    "import_digest",
     "key_digest",
     "memo_digest",
     "meta_digest",
@@ -109,6 +119,20 @@ def root_digest(region: str, root: WrappingRoot, change_number: int) -> bytes:
     )
 
 
+def import_digest(token: IssuedToken) -> bytes:
+    """Digest what there is of an import token."""
+    return _digest(
+        "import",
+        token.token_sha256.hex(),
+        token.key_id.hex,
+        token.transfer_id.hex,
+        to_micros(token.expire_time),
+        token.state,
+        token.claim.hex(),
+        token.wrapping_key_gone,
+    )
+
+
 def memo_digest(memo: RequestMemo, create_time: int) -> bytes:
     """Digest the memo of a request id."""
     return _digest(
@@ -136,8 +160,18 @@ def _version_fields(version: KeyVersion) -> list[object]:
     fields: list[object] = [version.number, to_micros(version.create_time), version.reserved_uses]
     if version.wrapped is not None:
         fields += [version.wrapped.root, version.wrapped.wrapped.hex()]
-    fields += _named(**_end_fields(version.deletion, version.destroy_time))
+    fields += _named(
+        **_end_fields(version.deletion, version.destroy_time),
+        external=_external_fields(version.external),
+    )
     return fields
+
+
+def _external_fields(external: ExternalMaterial | None) -> list[object] | None:
+    if external is None:
+        return None
+    times = (external.import_time, external.expire_time)
+    return [external.check.hex(), *(None if time is None else to_micros(time) for time in times)]
 
 
 def _end_fields(deletion: Deletion | None, destroy_time: datetime | None) -> dict[str, object]:

@@ -16,6 +16,7 @@ from strongroom_server.domain.keys import (
     Alias,
     AuditMode,
     Deletion,
+    ExternalMaterial,
     Key,
     KeyManager,
     KeySpec,
@@ -114,6 +115,7 @@ def to_version_row(key_id: uuid.UUID, version: KeyVersion) -> dict[str, object]:
         "wrapped_root": None if wrapped is None else wrapped.root,
         "wrapped": None if wrapped is None else wrapped.wrapped,
         **_end_columns(version.deletion, version.destroy_time),
+        **_external_columns(version.external),
     }
 
 
@@ -175,6 +177,7 @@ def version_of(row: Row[Any]) -> KeyVersion:
             None if root is None else WrappedMaterial(root, row.wrapped or b""),
             _deletion_of(row),
             _time_or_none(row.destroy_time),
+            _external_of(row),
         )
     except OverflowError as exc:
         raise StoreDamagedError("a row of key_versions is damaged: its time") from exc
@@ -219,6 +222,24 @@ def _end_columns(deletion: Deletion | None, destroy_time: datetime | None) -> di
         "deletion_mark": None if deletion is None else deletion.mark,
         "destroy_time": None if destroy_time is None else to_micros(destroy_time),
     }
+
+
+def _external_columns(external: ExternalMaterial | None) -> dict[str, object]:
+    if external is None:
+        return {"import_check": None, "import_time": None, "expire_time": None}
+    return {
+        "import_check": external.check,
+        "import_time": None if external.import_time is None else to_micros(external.import_time),
+        "expire_time": None if external.expire_time is None else to_micros(external.expire_time),
+    }
+
+
+def _external_of(row: Row[Any]) -> ExternalMaterial | None:
+    if row.import_check is None:
+        return None
+    return ExternalMaterial(
+        row.import_check, _time_or_none(row.import_time), _time_or_none(row.expire_time)
+    )
 
 
 def _deletion_of(row: Row[Any]) -> Deletion | None:

@@ -5,6 +5,7 @@
     aliases         second names of keys
     observed_time   none or one row: how long the shard has been looked after
     wrapping_roots  the roots that wrapped versions lie under
+    import_tokens   for material that callers bring, and what has become of them
     request_ids     first answers to request ids
     policy_revisions  policies that were replaced, and what replaced them
     grants          permissions beside the policies
@@ -39,6 +40,7 @@ __all__ = [
     "aliases",
     "grant_books",
     "grants",
+    "import_tokens",
     "key_versions",
     "keys",
     "metadata",
@@ -128,6 +130,11 @@ key_versions: Final = Table(
     Column("deletion_time", Integer),
     Column("deletion_mark", Integer),
     Column("destroy_time", Integer),
+    # Of material that callers bring; import_check is NULL for all other (docs/key-import.md),
+    # import_time while there is none.
+    Column("import_check", LargeBinary),
+    Column("import_time", Integer),
+    Column("expire_time", Integer),
     PrimaryKeyConstraint("key_id", "number"),
     # The number has 4 bytes in a ciphertext blob (docs/formats/ciphertext-blob-v1.md).
     CheckConstraint("number BETWEEN 1 AND 4294967295", name="key_versions_number_is_u32"),
@@ -146,6 +153,7 @@ key_versions: Final = Table(
         "deletion_time",
         sqlite_where=text("deletion_time IS NOT NULL"),
     ),
+    Index("key_versions_by_expiry", "expire_time", sqlite_where=text("expire_time IS NOT NULL")),
     sqlite_strict=True,
 )
 
@@ -259,6 +267,25 @@ wrapping_roots: Final = Table(
     Column("change_number", Integer, nullable=False),
     Column("digest", LargeBinary, nullable=False),
     CheckConstraint("number BETWEEN 1 AND 4294967295", name="wrapping_roots_number_is_u32"),
+    sqlite_strict=True,
+)
+
+import_tokens: Final = Table(
+    "import_tokens",
+    metadata,
+    Column("token_sha256", LargeBinary, primary_key=True, nullable=False),
+    Column("key_id", LargeBinary, ForeignKey("keys.key_id"), nullable=False),
+    Column("transfer_id", LargeBinary, nullable=False),  # names the wrapping key in the HSM
+    Column("expire_time", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("claim", LargeBinary, nullable=False),
+    Column("wrapping_key_gone", Integer, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    CheckConstraint("length(token_sha256) = 32", name="import_tokens_name_is_sha256"),
+    Index("import_tokens_by_key", "key_id"),
+    Index(
+        "import_tokens_by_expiry", "expire_time", sqlite_where=text("wrapping_key_gone = 0")
+    ),  # for what is over
     sqlite_strict=True,
 )
 

@@ -28,9 +28,9 @@ from strongroom_server.store import changes, opening, reading, version_changes
 from strongroom_server.store.checking import BackgroundCheck
 from strongroom_server.store.counting import RowCounter
 from strongroom_server.store.database import ShardDatabase
-from strongroom_server.store.deletion_store import DeletionStore
 from strongroom_server.store.following import Follower
 from strongroom_server.store.grant_changes import GrantsChanged
+from strongroom_server.store.import_store import ImportStore
 from strongroom_server.store.key_cache import DEFAULT_KEY_CACHE_KEYS, StoredAlias, StoredKey
 from strongroom_server.store.memory import ShardMemory
 from strongroom_server.store.permission_store import SqlitePermissionStore
@@ -44,7 +44,7 @@ CHECK_BEFORE_START_BYTES: Final = 64 * 2**20
 """A database up to this size is checked as a whole before the start, in about a second."""
 
 
-class SqliteKeyStore(DeletionStore):
+class SqliteKeyStore(ImportStore):
     """Implements ports.KeyStore and ports.Outbox.
 
     Thread safety: used from one event loop.
