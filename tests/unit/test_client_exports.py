@@ -27,6 +27,7 @@ PUBLIC = {
     "errors",
     "options",
     "pair_results",
+    "permission_results",
     "receipt_log",
     "results",
     "secret_bytes",

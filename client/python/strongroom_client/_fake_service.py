@@ -15,6 +15,7 @@ from strongroom.kms.v1 import resources_pb2 as pb
 from strongroom.resource_names import RegionName
 from strongroom_client._core import crc32c
 from strongroom_client._fake_pair_calls import Answer, FakePairCalls, created_usage
+from strongroom_client._fake_permissions import FakePermissions
 from strongroom_client._fake_shards import FakeShards, check_checksum, check_size, refuse
 from strongroom_client.errors import RequestIdReusedError, WrongRegionError
 
@@ -41,6 +42,7 @@ class FakeService:
     ):
         self._shards = FakeShards(principal=principal, now=now, random_bytes=random_bytes)
         self._pairs = FakePairCalls(self._shards)
+        self._permissions = FakePermissions(self._shards, principal=principal, now=now)
         self._memos: dict[tuple[str, str], tuple[bytes, Message]] = {}
         self._hosted: tuple[str, ...] = ()
 
@@ -63,6 +65,7 @@ class FakeService:
             "GenerateDataKeyWithoutPlaintext": self._generate_wrapped_data_key,
             "GenerateRandom": self._generate_random,
             **self._pairs.handlers(hosted),
+            **self._permissions.handlers(hosted),
         }
         request_id: str = getattr(request, "request_id", "")
         if not request_id or getattr(request, "validate_only", False):

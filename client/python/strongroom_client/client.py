@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
 from strongroom_client import _crypto_calls, _key_calls
 from strongroom_client._drivers import Driver, Limits
+from strongroom_client._lifecycle_methods import LifecycleMethods
 from strongroom_client._pair_methods import PairMethods
+from strongroom_client._permission_methods import PermissionMethods
 from strongroom_client._transport import GrpcTransport
 from strongroom_client.audit import AuditClient
 from strongroom_client.options import ClientOptions
@@ -23,6 +25,7 @@ from strongroom_client.results import (
     GeneratedDataKey,
     Key,
     KeySpec,
+    KeyState,
     KeyStorage,
     KeyUsage,
     KeyVersion,
@@ -35,7 +38,7 @@ from strongroom_client.results import (
 __all__ = ["KmsClient"]
 
 
-class KmsClient(PairMethods):
+class KmsClient(LifecycleMethods, PairMethods, PermissionMethods):
     """Calls the key service. The region in a name picks the endpoint.
 
     Every method raises a subclass of StrongroomError when the service refuses or cannot
@@ -109,6 +112,7 @@ class KmsClient(PairMethods):
         usage: KeyUsage | None = None,
         storage: KeyStorage | None = None,
         audit_mode: AuditMode = AuditMode.REQUIRED,
+        tags: Mapping[str, str] | None = None,
         request_id: str | None = None,
     ) -> Key:
         """Create a key in the HSM of `region`: an AES-256 key unless you say otherwise.
@@ -123,6 +127,7 @@ class KmsClient(PairMethods):
             storage: Where the material is kept; the region's default when None.
             audit_mode: BUFFERED for a key that is used very often: its uses are answered
                 before their records are on disk, within the region's bound.
+            tags: At most 50, names of 1 to 128 characters, values of at most 256. Never secret.
             request_id: A UUID; a repeat with it returns the first answer.
 
         Raises:
@@ -139,6 +144,7 @@ class KmsClient(PairMethods):
                 usage=usage,
                 storage=storage,
                 audit_mode=audit_mode,
+                tags=tags,
                 request_id=request_id or str(uuid.uuid4()),
             )
         )
@@ -147,11 +153,31 @@ class KmsClient(PairMethods):
         """Describe a key, named by itself or by an alias."""
         return self.driver.run(_key_calls.get_key(name))
 
-    def list_keys(self, region: str, *, page_size: int = 100) -> Iterator[Key]:
-        """Yield the keys of `region` that you may see, oldest first, page by page."""
+    def list_keys(
+        self,
+        region: str,
+        *,
+        page_size: int = 100,
+        states: Collection[KeyState] | None = None,
+        tags: Mapping[str, str] | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[Key]:
+        """Yield the keys of `region` that you may see, by age, page by page.
+
+        Args:
+            region: Their home.
+            page_size: How many to ask for at once, at most 1,000.
+            states: One of which a key has; all but DESTROYED when None.
+            tags: Which a key has, with these values.
+            newest_first: Else the oldest come first.
+        """
         token = ""
         while True:
-            keys, token = self.driver.run(_key_calls.list_keys(region, token, page_size))
+            keys, token = self.driver.run(
+                _key_calls.list_keys(
+                    region, token, page_size, states=states, tags=tags, newest_first=newest_first
+                )
+            )
             yield from keys
             if not token:
                 return
