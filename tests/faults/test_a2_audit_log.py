@@ -6,11 +6,13 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from tests.support.deployment import AUDIT_LOG, Deployment, running
 from tests.support.load import running_load
+from tests.support.nats_deployment import nats_between
 from tests.support.soak import rounds
 
 from strongroom_server.cli.root import run as run_command
@@ -21,6 +23,20 @@ EU = "eu-1"
 SERVER = f"server-{EU}"
 PAUSE = 0.04  # between a caller's turns; some 700 calls a second in all
 SPOOL_LIMIT = 2**20  # some 1,600 records; refused when the longest record would not fit
+
+
+@pytest.fixture(params=["direct", "nats"])
+def new_deployment(
+    request: pytest.FixtureRequest, softhsm: None, tmp_path: Path
+) -> Iterator[Deployment]:
+    """Make a deployment that does not run yet, for each way from shards to the log."""
+    del softhsm
+    made = Deployment.create(tmp_path / "dev")
+    if request.param == "direct":
+        yield made
+        return
+    with nats_between(made, tmp_path / "nats"):
+        yield made
 
 
 async def test_a_killed_audit_log_loses_and_repeats_nothing(

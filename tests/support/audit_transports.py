@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Protocol
 
@@ -82,8 +83,10 @@ class NatsTransport:
         principals = {s.region: f"spiffe://example.org/server-{s.region}" for s in shards}
         # May do everything that NATS has, and is still no shard.
         admins = ["spiffe://example.org/nats-admin"]
-        self.server = NatsServer.create(root / "nats", authority, principals, admins)
-        await self.server.start()
+        self.server = NatsServer.create(
+            root / "nats", authority.issue("nats"), principals, admins=admins
+        )
+        await asyncio.to_thread(self.server.start)
         lines = ["[nats]", f'servers = ["{self.server.address}"]', f"max_bytes = {2**28}"]
         for region, principal in principals.items():
             lines += ["[[shards]]", f'region = "{region}"', 'transport = "nats"']
@@ -101,4 +104,4 @@ class NatsTransport:
         for shard in self._shards:
             await shard.stop()
         if self.server is not None:
-            await self.server.kill()
+            self.server.kill()

