@@ -1,14 +1,18 @@
-"""G3: more calls at once than the server takes."""
+"""G3: more calls than the server takes, and one caller who sends them."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+import tomllib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from tests.support.deployment import Deployment, running
+from tests.support.open_loop import Outcome, start_open_loop
+from tests.support.pkcs11_shim import Shim
 from tests.support.wire import send_async
 
 from strongroom.kms.v1 import key_service_pb2 as rpc
@@ -18,9 +22,14 @@ from strongroom_client import StrongroomError
 pytestmark = [pytest.mark.integration, pytest.mark.hsm, pytest.mark.timeout(120)]
 
 EU = "eu-1"
+SERVER = f"server-{EU}"
+FLOOD, LIGHT = "orders", "payments"
 LIMIT = 16
 CALLERS = 5 * LIMIT
 SECONDS = 2.0
+SLOW_MILLISECONDS = 12  # an HSM in the network, far below what the server itself can do
+LIGHT_RATE = 50.0
+DEADLINE = 1.0
 
 
 async def test_excess_is_refused_at_once(
@@ -62,3 +71,81 @@ async def test_excess_is_refused_at_once(
         deployment.wait_drained()
         deployment.verify(receipts)
         assert deployment.is_ready(f"server-{EU}")
+
+
+async def test_one_caller_cannot_starve_another(
+    new_deployment: Deployment,
+    shim_module: Path,
+    tmp_path: Path,
+    figures: Callable[..., None],
+) -> None:
+    """Under five times what the HSM can do, by one caller, another is served as before."""
+    shard = tomllib.loads(new_deployment.layout.server_config(EU).read_text())["shards"][0]
+    shim = Shim(shim_module, tmp_path, Path(shard["module"]))
+    shim.always("C_Encrypt", f"delay {SLOW_MILLISECONDS}")
+    new_deployment.configure(
+        EU,
+        module=str(shim.module),
+        module_environment={**shard["module_environment"], **shim.environment},
+    )
+    with running(new_deployment) as deployment:
+        keys = {}
+        for who in (FLOOD, LIGHT):
+            with deployment.client(who) as client:
+                keys[who] = client.create_key(EU).name
+
+        async def run(who: str, rate: float, seconds: float) -> Outcome:
+            loop = await start_open_loop(
+                deployment.address(EU),
+                deployment.tls_of(who),
+                keys[who],
+                rate=rate,
+                seconds=seconds,
+                deadline=DEADLINE,
+            )
+            return await loop.outcome()
+
+        await run(LIGHT, LIGHT_RATE, 1.0)
+        quiet = await run(LIGHT, LIGHT_RATE, 4.0)
+        peak = await run(FLOOD, 2000.0 / SLOW_MILLISECONDS, 3.0)
+        hsm_calls = shim.calls("C_Encrypt")
+        rate = 5 * peak.per_second
+        flood, light = await asyncio.gather(
+            run(FLOOD, rate, 6.0), _later(1.0, lambda: run(LIGHT, LIGHT_RATE, 4.0))
+        )
+        hsm_calls = shim.calls("C_Encrypt") - hsm_calls
+        late = deployment.metric(
+            SERVER, f'strongroom_hsm_errors_total{{category="deadline",region="{EU}"}}'
+        )
+        answered = len(flood.answered) + len(light.answered)
+        goodput = (len(flood.answered) + len(light.answered)) / flood.seconds
+        figures(
+            quiet_p50_p99_seconds=[quiet.percentile(0.5), quiet.percentile(0.99)],
+            light_p50_p99_seconds=[light.percentile(0.5), light.percentile(0.99)],
+            light_refused=light.reasons,
+            peak_per_second=peak.per_second,
+            offered_per_second=rate,
+            goodput_per_second=goodput,
+            flood_refused=flood.reasons,
+            refusal_p50_p99_seconds=[
+                flood.refused_percentile(0.5),
+                flood.refused_percentile(0.99),
+            ],
+            hsm_calls_without_answer=hsm_calls - answered,
+            expired_waiting_for_the_hsm=late,
+        )
+        # On a machine of its own: no more than twice the quiet value, 90 % of the peak.
+        assert light.reasons == {}
+        assert light.percentile(0.5) < flood.percentile(0.5) / 2
+        assert light.percentile(0.99) < 4 * quiet.percentile(0.99) + 0.4
+        assert goodput > 0.6 * peak.per_second
+        assert set(flood.reasons) <= {"OVERLOADED", "DEADLINE_EXCEEDED", "HSM_UNAVAILABLE"}
+        assert flood.reasons["OVERLOADED"] > len(flood.answered)
+        assert hsm_calls - answered < 0.2 * answered
+        deployment.wait_drained()
+        deployment.verify()
+
+
+async def _later(seconds: float, start: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    await asyncio.sleep(seconds)
+    return await start()

@@ -53,6 +53,24 @@ def test_flows_that_wait_are_served_alike(items: list[tuple[str, int]]) -> None:
         served[flow] += cost
 
 
+@given(pushes, flows, st.integers(0, 35))
+def test_what_is_ahead_is_known(items: list[tuple[str, int]], flow: str, cost: int) -> None:
+    """No more is served before a new item than was foretold, but for what is in between."""
+    queue: FairQueue[tuple[str, int]] = FairQueue(quantum=QUANTUM)
+    for name, each in items:
+        queue.push(name, (name, each), each)
+    flows_now = len({name for name, _ in items})
+    foretold = queue.ahead_of(flow)
+    assert foretold <= sum(each for _, each in items)
+    queue.push(flow, ("new", 0), cost)
+    served = 0
+    while (popped := queue.pop())[0] != "new":
+        served += popped[1]
+    # Each other flow may have saved for its next item, and be a turn ahead.
+    assert served <= foretold + (flows_now + 1) * (cost + QUANTUM + 35)
+    assert queue.ahead_of("somebody new") <= sum(each for _, each in items)
+
+
 @pytest.mark.parametrize("others", [1, 5])
 def test_a_light_flow_waits_for_a_quantum_of_each_other(others: int) -> None:
     """However much the others have queued."""

@@ -34,10 +34,11 @@ def may_join(own: int, total: int, limit: int) -> bool:
 
 
 class _Flow(Generic[T]):
-    __slots__ = ("deficit", "items", "name")
+    __slots__ = ("cost", "deficit", "items", "name")
 
     def __init__(self, name: str, deficit: int) -> None:
         self.name = name
+        self.cost = 0  # of all its items
         self.deficit = deficit
         self.items: deque[tuple[T, int]] = deque()
 
@@ -55,6 +56,7 @@ class FairQueue(Generic[T]):
         self._flows: dict[str, _Flow[T]] = {}
         self._ring: deque[_Flow[T]] = deque()
         self._length = 0
+        self._cost = 0
 
     def __len__(self) -> int:
         """Return how many items wait."""
@@ -65,10 +67,22 @@ class FairQueue(Generic[T]):
         found = self._flows.get(flow)
         return 0 if found is None else len(found.items)
 
+    def ahead_of(self, flow: str) -> int:
+        """Return what is served before a new item of a flow, at most, as a cost.
+
+        All that its own flow has and as much of each other's, or all that there is.
+        """
+        found = self._flows.get(flow)
+        if found is None:
+            return min(self._cost, len(self._flows) * self._quantum)
+        return min(self._cost, len(self._flows) * (found.cost + self._quantum))
+
     def push(self, flow: str, item: T, cost: int) -> None:
         """Add an item behind those of its flow."""
-        self._flow(flow).items.append((item, min(cost, MAX_QUANTA * self._quantum)))
-        self._length += 1
+        cost = min(cost, MAX_QUANTA * self._quantum)
+        found = self._flow(flow)
+        found.items.append((item, cost))
+        self._add(found, cost, 1)
 
     def put_back(self, flow: str, item: T, cost: int) -> None:
         """Put an item before those of its flow, and give back what it spent."""
@@ -77,7 +91,7 @@ class FairQueue(Generic[T]):
         found.items.appendleft((item, cost))
         # Never more than a turn's worth: a flow that was alone spent nothing.
         found.deficit = min(found.deficit + cost, self._quantum + cost)
-        self._length += 1
+        self._add(found, cost, 1)
 
     def pop(self) -> T:
         """Take the next item off.
@@ -96,11 +110,16 @@ class FairQueue(Generic[T]):
         flow.items.popleft()
         # Alone it owes nothing: nobody waited for it.
         flow.deficit = max(flow.deficit - cost, 0)
-        self._length -= 1
+        self._add(flow, -cost, -1)
         if not flow.items:
             ring.popleft()
             del self._flows[flow.name]  # what it saved it loses: it has nothing to wait for
         return item
+
+    def _add(self, flow: _Flow[T], cost: int, items: int) -> None:
+        flow.cost += cost
+        self._cost += cost
+        self._length += items
 
     def _flow(self, name: str) -> _Flow[T]:
         flow = self._flows.get(name)

@@ -44,6 +44,7 @@ __all__ = ["Dispatcher", "WorkerLostError"]
 
 _BATCH_SECONDS: Final = 0.002
 """Who comes next waits for one batch at most: with a slow HSM a batch is one operation."""
+_RETRY_AFTER_SECONDS: Final = 0.1
 _NAMES: Final = {int(operation): operation.name.lower() for operation in Operation}
 
 
@@ -122,19 +123,24 @@ class Dispatcher:
         Raises:
             HsmUnavailableError: No worker serves, or the deadline has passed. The future
                 gives it for what happens later.
-            OverloadedError: Too many wait already.
+            OverloadedError: Too many wait already, or so many that its deadline would pass.
         """
         wire.check_request(operation, number, data, aad, aad2, key, key2)
         if not self.workforce.accepts:
             raise self.unavailable()
-        if deadline <= self._clock.monotonic():
+        now = self._clock.monotonic()
+        if deadline <= now:
             raise HsmUnavailableError(self._region, "the deadline has passed")
         flow = PRINCIPAL.get()
-        if not self._queue.has_room(flow):
+        wait = self._queue.wait_seconds(flow, len(self.workforce.workers))
+        # What would come too late is told so now, and takes nobody's turn. Half of the time
+        # is left for what is not foreseen: an operation that expires while it is at work
+        # has cost the HSM as much as one that is answered.
+        if not self._queue.has_room(flow) or wait > (deadline - now) / 2:
             self._observer.operation(operation.name.lower(), 0.0, "overloaded")
             raise OverloadedError(
                 f"region {self._region}: too many operations wait for the HSM",
-                retry_after_seconds=0.1,
+                retry_after_seconds=max(_RETRY_AFTER_SECONDS, min(wait / 2, 1.0)),
             )
         breaker = self.workforce.breaker
         if not breaker.admit():

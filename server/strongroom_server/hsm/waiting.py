@@ -42,6 +42,10 @@ class WaitingOperations:
         """Say whether one more may wait for this caller."""
         return may_join(self._queue.waiting(flow), len(self._queue), self._places)
 
+    def wait_seconds(self, flow: str, workers: int) -> float:
+        """Return how long one more would wait for this caller's turn, by what is known."""
+        return self._queue.ahead_of(flow) / max(workers, 1) / 1e6
+
     def append(self, pending: PendingOperation) -> None:
         """Add one; whether there is room was asked before."""
         cost = self._microseconds.get(_kind(pending.request), _UNKNOWN_MICROSECONDS)
@@ -61,7 +65,9 @@ class WaitingOperations:
         """Learn how long an operation took."""
         kind = _kind(request)
         known = self._microseconds.get(kind, microseconds)
-        self._microseconds[kind] = known + (microseconds - known) // 8
+        # One that stood still for seconds says little about the next ones.
+        likely = min(microseconds, 4 * known + _UNKNOWN_MICROSECONDS)
+        self._microseconds[kind] = known + (likely - known) // 8
 
 
 def _kind(request: Request) -> tuple[int, int]:
