@@ -13,9 +13,10 @@ import pytest
 from cryptography.hazmat.primitives import hashes, keywrap, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from tests.support.hsm_keys import AES, MAC
+from tests.support.hsm_keys import AES, MAC, new_wrapped
 from tests.support.hsm_load import AAD, create_key, in_seconds
 from tests.support.hsm_modules import ModuleMissingError, make_module_token
+from tests.support.pkcs11_shim import Shim
 from tests.support.softhsm import RecordingObserver, TestToken, make_token, new_ref, running_pool
 
 from strongroom_server.domain.algorithms import Algorithm
@@ -28,8 +29,12 @@ from strongroom_server.errors import (
 )
 from strongroom_server.hsm import ck_mechanisms as ck
 from strongroom_server.hsm import transfer_format
+from strongroom_server.hsm.key_ring import KeyRing
 from strongroom_server.hsm.pool import SessionPool, SessionPoolSettings, TransferKey
 from strongroom_server.hsm.token import TokenSession
+from strongroom_server.hsm.transfer import Transfer
+from strongroom_server.hsm.transfer_keys import TransferKeys
+from strongroom_server.hsm.wire_operations import ORIGIN_EXTERNAL
 
 pytestmark = pytest.mark.hsm
 
@@ -278,6 +283,66 @@ async def test_a_transfer_key_unwraps_only(token: TestToken, session: TokenSessi
             "EXTRACTABLE": False,
             "MODIFIABLE": False,
         }
+
+
+def test_half_a_transfer_key_is_made_whole(ring: KeyRing, session: TokenSession) -> None:
+    """What a crash amid the generation of a pair leaves does not hinder the next try."""
+    keys = TransferKeys(ring)
+    transfer_id = uuid.uuid4().bytes + bytes(4)
+    keys.create(transfer_id, 3072)
+    for object_class in (ck.CKO_PUBLIC_KEY, ck.CKO_PRIVATE_KEY):
+        (half,) = session.find({"CLASS": object_class, "ID": transfer_id})
+        session.destroy(half)
+        made = keys.create(transfer_id, 3072)
+        assert keys.load(transfer_id) == made
+        assert len(session.find({"ID": transfer_id})) == 2
+
+
+def test_an_import_is_done_once_whichever_call_fails(faulty_ring: KeyRing, shim: Shim) -> None:
+    """A session that is lost at any call of an import leaves one token object, not two."""
+    transfer = Transfer(faulty_ring)
+    transfer_id = uuid.uuid4().bytes + bytes(4)
+    public_key, algorithm = transfer.create_key(transfer_id, 3072)
+
+    def import_one() -> bytes:
+        source = new_wrapped(faulty_ring)
+        blob = transfer.export(source, algorithm, public_key)
+        key = source._replace(root=0, wrapped=b"", origin=ORIGIN_EXTERNAL)
+        transfer.import_(key, transfer_id, blob)
+        return key.ref
+
+    for function in ("C_UnwrapKey", "C_GetAttributeValue", "C_FindObjectsInit", "C_SignInit"):
+        before = shim.calls(function)
+        import_one()
+        for nth in range(1, shim.calls(function) - before + 1):
+            shim.rule(function, 0xB3, nth=nth)  # CKR_SESSION_HANDLE_INVALID
+            ref = import_one()
+            shim.heal()
+            assert len(faulty_ring.session.find({"ID": ref})) == 1, (function, nth)
+
+
+async def test_an_import_does_not_pass_for_another_key(token: TestToken, tmp_path: Path) -> None:
+    """A blob with other material than the key that is there is refused, and a bad one as well."""
+    async with _pair(token, tmp_path) as (source, target, transfer):
+        for kind in (AES, MAC):
+            ref = new_ref()
+            blobs = []
+            for _ in range(2):
+                key = await source.create_version(
+                    ref, spec=kind[0], usage=kind[1], root=1, deadline=in_seconds()
+                )
+                blobs.append(
+                    await source.export_material(
+                        key, transfer.public_key, transfer.algorithm, deadline=in_seconds()
+                    )
+                )
+            moved = await _import(target, key, blobs[0], transfer, root=None)
+            assert await _import(target, key, blobs[0], transfer, root=None) == moved
+            with pytest.raises(CiphertextInvalidError):
+                await _import(target, key, blobs[1], transfer, root=None)
+            forged = blobs[0][:-1] + bytes([blobs[0][-1] ^ 1])
+            with pytest.raises(CiphertextInvalidError):
+                await _import(target, key, forged, transfer, root=None)
 
 
 def _spki(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> bytes:

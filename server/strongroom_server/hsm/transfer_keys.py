@@ -47,17 +47,10 @@ class TransferKeys:
 
     def create(self, transfer_id: bytes, modulus_bits: int) -> TransferKeyPair:
         """Make a pair unless it is there."""
-        if not self._ring.ladder.run(lambda: self._search(transfer_id), what="find"):
-            public, private = _templates(transfer_id, modulus_bits)
-            hardening = self._ring.capabilities.hardening
-            self._ring.ladder.run(
-                lambda: self._session.generate_key_pair(
-                    ck.plain(ck.CKM_RSA_PKCS_KEY_PAIR_GEN),
-                    public.to_make(hardening),
-                    private.to_make(hardening),
-                ),
-                what="generate transfer key",
-            )
+        self._ring.ladder.run(
+            lambda: self._make_unless_there(transfer_id, modulus_bits),
+            what="generate transfer key",
+        )
         return self.load(transfer_id)
 
     def destroy(self, transfer_id: bytes) -> None:
@@ -102,6 +95,24 @@ class TransferKeys:
         spki = encodings.public_key_from_attributes(_kind(bits), shown_public)
         key = self._keys[transfer_id] = TransferKeyPair(private, public, spki)
         return key
+
+    def _make_unless_there(self, transfer_id: bytes, modulus_bits: int) -> None:
+        """Search, then generate, together: the ladder may repeat it (`token_objects`).
+
+        Half a pair is what a crash amid a generation leaves: nobody has its public key yet.
+        """
+        found = self._search(transfer_id)
+        if {shown.get("CLASS") for _, shown in found} >= {ck.CKO_PRIVATE_KEY, ck.CKO_PUBLIC_KEY}:
+            return
+        for handle, _ in found:
+            destroy(self._session, handle)
+        public, private = _templates(transfer_id, modulus_bits)
+        hardening = self._ring.capabilities.hardening
+        self._session.generate_key_pair(
+            ck.plain(ck.CKM_RSA_PKCS_KEY_PAIR_GEN),
+            public.to_make(hardening),
+            private.to_make(hardening),
+        )
 
     def _search(self, transfer_id: bytes) -> list[tuple[KeyHandle, Mapping[str, AttributeValue]]]:
         label = key_template.label_for_transfer(transfer_id)
