@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,10 +27,10 @@ CALLERS = 64
 
 
 @contextmanager
-def appending(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+def appending(directory: Path, mode: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run the process that appends; it is killed at the end."""
     child = subprocess.Popen(
-        [sys.executable, str(CHILD), str(directory), str(CALLERS)],
+        [sys.executable, str(CHILD), str(directory), str(CALLERS), "0", mode],
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
@@ -39,9 +41,9 @@ def appending(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
         child.communicate()
 
 
-def kill_while_appending(directory: Path, seconds: float) -> list[Receipt]:
+def kill_while_appending(directory: Path, seconds: float, mode: str = "REQUIRED") -> list[Receipt]:
     """Let it append for a while, kill it, return the receipts that it gave out."""
-    with appending(directory) as child:
+    with appending(directory, mode) as child:
         assert child.stdout is not None
         os.set_blocking(child.stdout.fileno(), False)
         output, until = b"", time.monotonic() + 30
@@ -93,3 +95,44 @@ def test_kill_loses_no_answered_record(tmp_path: Path):
             answered[receipt.sequence] = receipt
         asyncio.run(check())
     assert len(answered) > ROUNDS * CALLERS
+
+
+def test_kill_loses_no_more_buffered_records_than_it_says(
+    tmp_path: Path, figures: Callable[..., None]
+) -> None:
+    """After each kill a receipt is of its record, or marked and covered by a record of the loss."""
+    seed = time.time_ns()
+    choose = random.Random(seed)  # noqa: S311 - chooses moments, not keys
+    directory = tmp_path / "spool"
+    given: list[Receipt] = []
+    for _ in range(ROUNDS):
+        given += kill_while_appending(directory, choose.uniform(0.05, 0.3), "BUFFERED")
+
+    async def read() -> list[bytes]:
+        spool = await open_spool(directory)
+        records = await read_all(spool)
+        if lost := spool.early.lost_records:
+            covered.append(range(len(records) + 1, len(records) + 1 + lost))
+        await spool.close()
+        return records
+
+    covered: list[range] = []
+    records = asyncio.run(read())
+    for record in map(json.loads, records):
+        if record["method"] == "BufferedRecordsLost":
+            first = record["sequence"]
+            covered.append(range(first, first + record["count"]))
+    missing = 0
+    for receipt in given:
+        at = receipt.sequence - 1
+        found = at < len(records) and (
+            hashlib.sha256(records[at]).digest() == receipt.record_sha256
+        )
+        if not found:
+            missing += 1
+            assert receipt.is_buffered, f"seed {seed}"
+            assert any(receipt.sequence in lost for lost in covered), f"seed {seed}"
+    assert any(receipt.is_buffered for receipt in given)
+    assert len(covered) == ROUNDS, f"seed {seed}"
+    figures(answered=len(given), missing=missing, bound_of_all_kills=sum(map(len, covered)))
+    assert missing <= sum(map(len, covered))

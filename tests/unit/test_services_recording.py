@@ -24,6 +24,7 @@ from tests.support.memory_service import (
 
 from strongroom.receipts import Receipt
 from strongroom.resource_names import KeyName
+from strongroom_server.domain.keys import AuditMode, KeySpec, KeyUsage
 from strongroom_server.errors import (
     AuditUnavailableError,
     HsmUnavailableError,
@@ -33,6 +34,7 @@ from strongroom_server.errors import (
     ShardUnavailableError,
 )
 from strongroom_server.services.changes import ChangeRequest
+from strongroom_server.services.lifecycle import NewKey
 
 NOWHERE = KeyName("eu-1", uuid.UUID(int=0))
 
@@ -217,3 +219,30 @@ async def test_concurrent_calls_have_receipts_of_their_own(service):
     sequences = {answer.receipts[0].sequence for answer in answers}
     assert sequences == set(range(before + 1, before + 101))
     assert len({answer.blob for answer in answers}) == 100
+
+
+async def test_uses_of_a_buffered_key_do_not_wait_and_all_else_does(service):
+    """Only the record of a use that succeeded is buffered; every record says the key's mode."""
+    new = NewKey(
+        "eu-1",
+        "",
+        KeySpec.AES_256,
+        KeyUsage.ENCRYPT_DECRYPT,
+        VISIBLE_TO_ALL,
+        audit_mode=AuditMode.BUFFERED,
+    )
+    key, created = await service.lifecycle.create_key(caller(), new, ChangeRequest())
+    assert not created.is_buffered
+    made = await encrypt(service, key.name)
+    opened = await decrypt(service, None, made.blob)
+    assert [receipt.is_buffered for receipt in made.receipts + opened.receipts] == [True, True]
+    _, seen = await service.lifecycle.get_key(caller(), key.name)
+    assert not seen.is_buffered
+    with pytest.raises(PolicyDeniedError) as refusal:
+        await encrypt(service, key.name, who=STRANGER)
+    assert [receipt.is_buffered for receipt in refusal.value.receipts] == [False]
+    assert [record.mode for record in service.records()] == ["BUFFERED"] * 5
+    plain = await service.create_key()
+    made = await encrypt(service, plain.name)
+    assert [receipt.is_buffered for receipt in made.receipts] == [False]
+    assert service.records()[-1].mode is None
