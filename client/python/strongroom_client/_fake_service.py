@@ -14,9 +14,10 @@ from strongroom.kms.v1 import key_service_pb2 as rpc
 from strongroom.kms.v1 import resources_pb2 as pb
 from strongroom.resource_names import RegionName
 from strongroom_client._core import crc32c
+from strongroom_client._fake_lifecycle import FakeLifecycle
 from strongroom_client._fake_pair_calls import Answer, FakePairCalls, created_usage
 from strongroom_client._fake_permissions import FakePermissions
-from strongroom_client._fake_shards import FakeShards, check_checksum, check_size, refuse
+from strongroom_client._fake_shards import FakeKey, FakeShards, check_checksum, check_size, refuse
 from strongroom_client.errors import RequestIdReusedError, WrongRegionError
 
 __all__ = ["FakeService"]
@@ -42,6 +43,7 @@ class FakeService:
     ):
         self._shards = FakeShards(principal=principal, now=now, random_bytes=random_bytes)
         self._pairs = FakePairCalls(self._shards)
+        self._lifecycle = FakeLifecycle(self._shards)
         self._permissions = FakePermissions(self._shards, principal=principal, now=now)
         self._memos: dict[tuple[str, str], tuple[bytes, Message]] = {}
         self._hosted: tuple[str, ...] = ()
@@ -65,6 +67,7 @@ class FakeService:
             "GenerateDataKeyWithoutPlaintext": self._generate_wrapped_data_key,
             "GenerateRandom": self._generate_random,
             **self._pairs.handlers(hosted),
+            **self._lifecycle.handlers(hosted),
             **self._permissions.handlers(hosted),
         }
         request_id: str = getattr(request, "request_id", "")
@@ -99,6 +102,7 @@ class FakeService:
             spec=request.spec or pb.KEY_SPEC_AES_256,
             usage=created_usage(request),
             audit_mode=audit_mode,
+            tags=request.tags,
             dry=request.validate_only,
         )
         response = rpc.CreateKeyResponse(key=key.to_proto() if key is not None else None)
@@ -110,7 +114,9 @@ class FakeService:
 
     def _list_keys(self, request: rpc.ListKeysRequest) -> Answer:
         region = self._region(request.parent)
-        keys = self._shards.keys_of(region)
+        keys = [key for key in self._shards.keys_of(region) if _is_wanted(key, request.filter)]
+        if request.order == rpc.KEY_ORDER_NEWEST_FIRST:
+            keys.reverse()
         start, end, token = _page(request.page_token, request.page_size, len(keys))
         response = rpc.ListKeysResponse(
             keys=[key.to_proto() for key in keys[start:end]], next_page_token=token
@@ -282,6 +288,15 @@ def _data_key_bytes(request: _DataKeyRequest) -> int:
         _check_count(request.number_of_bytes)
         return request.number_of_bytes
     return 16 if request.data_key_spec == rpc.DATA_KEY_SPEC_AES_128 else 32
+
+
+def _is_wanted(key: FakeKey, wanted: rpc.KeyFilter) -> bool:
+    if wanted.states:
+        if key.state not in wanted.states:
+            return False
+    elif key.state == pb.KEY_STATE_DESTROYED:
+        return False
+    return wanted.tags.items() <= key.tags.items()
 
 
 def _check_count(number_of_bytes: int) -> None:

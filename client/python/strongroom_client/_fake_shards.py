@@ -21,6 +21,7 @@ from strongroom import resource_names
 from strongroom.kms.v1 import resources_pb2 as pb
 from strongroom.resource_names import AliasName, KeyName, KeyVersionName
 from strongroom_client._core import crc32c
+from strongroom_client._fake_ends import FakeAlias, FakeEnd, state_invalid
 from strongroom_client._fake_pairs import algorithms_of, can_be_wrapped, is_pair, make_material
 from strongroom_client.errors import (
     AliasExistsError,
@@ -40,9 +41,13 @@ __all__ = [
     "FakeKey",
     "FakeShards",
     "check_checksum",
+    "check_etag",
     "check_size",
+    "check_tags",
+    "check_text",
     "encode_context",
     "refuse",
+    "require_changeable",
     "require_enabled",
     "require_symmetric",
 ]
@@ -51,6 +56,9 @@ BLOB_START: Final = b"\x01\x01"  # version 1, AES-256-GCM
 HEADER_BYTES: Final = 22
 MIN_BLOB_BYTES: Final = 51
 MAX_BLOB_BYTES: Final = 4146
+MAX_TAGS: Final = 50
+MAX_TAG_NAME: Final = 128
+MAX_TAG_VALUE: Final = 256
 _ALIAS_ID: Final = re.compile(r"[a-zA-Z0-9_-]+(/[a-zA-Z0-9_-]+)*", re.ASCII)
 
 
@@ -72,6 +80,27 @@ class FakeKey:
     materials: list[bytes] = field(default_factory=list, repr=False)
     version_times: list[datetime] = field(default_factory=list)
     uses: list[int] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    end: FakeEnd = field(default_factory=FakeEnd)
+    version_ends: dict[int, FakeEnd] = field(default_factory=dict)
+
+    @property
+    def state(self) -> pb.KeyState.ValueType:
+        """The state as the API shows it."""
+        if self.end.destroyed is not None:
+            return pb.KEY_STATE_DESTROYED
+        if self.end.due is not None:
+            return pb.KEY_STATE_PENDING_DELETION
+        return pb.KEY_STATE_ENABLED if self.enabled else pb.KEY_STATE_DISABLED
+
+    def settle(self, now: datetime) -> None:
+        """Destroy what is due."""
+        if self.end.settle(now):
+            for number in range(1, len(self.materials) + 1):
+                self.version_ends.setdefault(number, FakeEnd()).destroy(now)
+            self.revision += 1
+        for end in self.version_ends.values():
+            self.revision += end.settle(now)
 
     def version_name(self, number: int) -> str:
         """Return the resource name of version `number`."""
@@ -90,7 +119,7 @@ class FakeKey:
             spec=self.spec,
             usage=self.usage,
             algorithms=algorithms_of(self.spec, self.usage),
-            state=pb.KEY_STATE_ENABLED if self.enabled else pb.KEY_STATE_DISABLED,
+            state=self.state,
             key_manager=pb.KEY_MANAGER_CUSTOMER,
             description=self.description,
             primary_version=self.version_name(len(self.materials)),
@@ -98,7 +127,9 @@ class FakeKey:
             etag=f"r{self.revision}",
             storage=self.storage,
             audit_mode=self.audit_mode,
+            tags=self.tags,
         )
+        self.end.show(key)
         key.create_time.FromDatetime(self.create_time)
         key.update_time.FromDatetime(self.update_time)
         return key
@@ -112,6 +143,9 @@ class FakeKey:
             reserved_uses=self.uses[number - 1],
         )
         version.create_time.FromDatetime(self.version_times[number - 1])
+        end = self.version_ends.get(number, FakeEnd())
+        version.state = end.state
+        end.show(version)
         return version
 
 
@@ -132,9 +166,9 @@ class FakeShards:
     ):
         self.random_bytes = random_bytes
         self._principal = principal
-        self._now = now
+        self.now = now
         self._keys: dict[uuid.UUID, FakeKey] = {}
-        self._aliases: dict[AliasName, uuid.UUID] = {}
+        self.aliases: dict[AliasName, FakeAlias] = {}
 
     def create_key(
         self,
@@ -145,27 +179,32 @@ class FakeShards:
         spec: pb.KeySpec.ValueType = pb.KEY_SPEC_AES_256,
         usage: pb.KeyUsage.ValueType = pb.KEY_USAGE_ENCRYPT_DECRYPT,
         audit_mode: pb.AuditMode.ValueType = pb.AUDIT_MODE_REQUIRED,
+        tags: Mapping[str, str],
         dry: bool,
     ) -> FakeKey | None:
         """Create a key; nothing when `dry`."""
-        _check_text("description", description, 8192)
+        check_tags(tags)
+        check_text("description", description, 8192)
         if not algorithms_of(spec, usage):
             raise refuse("", "create_key.spec_usage", "spec and usage must fit")
         if storage == pb.KEY_STORAGE_WRAPPED and not can_be_wrapped(spec):
             raise KeySpecUnsupportedError(f"region {region}: no such keys in wrapped storage")
         if dry:
             return None
-        now = self._now()
+        now = self.now()
         name = KeyName(region, uuid.UUID(bytes=self.random_bytes(16), version=4))
         key = FakeKey(
             name, description, self._principal, storage, now, now, spec, usage, audit_mode
         )
+        key.tags = dict(tags)
         key.add_version(make_material(spec, self.random_bytes), now)
         self._keys[name.key_id] = key
         return key
 
     def keys_of(self, region: str) -> list[FakeKey]:
         """Return the keys of a region, oldest first."""
+        for key in self._keys.values():
+            key.settle(self.now())
         return [key for key in self._keys.values() if key.name.region == region]
 
     def find(self, text: str, field_name: str, hosted: tuple[str, ...]) -> FakeKey:
@@ -179,10 +218,14 @@ class FakeShards:
                 f"region {name.region} is not hosted here",
                 metadata={"region": name.region, "hostedRegions": ",".join(hosted)},
             )
-        key_id = name.key_id if isinstance(name, KeyName) else self._aliases.get(name)
-        key = self._keys.get(key_id) if key_id is not None else None
+        if isinstance(name, AliasName):
+            alias = self.aliases.get(name)
+            key = alias.key if alias is not None else None
+        else:
+            key = self._keys.get(name.key_id)
         if key is None or key.name.region != name.region:
             raise KeyNotFoundError(f"no key {text}, or you may not see it")
+        key.settle(self.now())
         return key
 
     def find_exact(self, text: str, field_name: str, hosted: tuple[str, ...]) -> FakeKey:
@@ -195,19 +238,20 @@ class FakeShards:
 
     def set_enabled(self, key: FakeKey, etag: str, *, enabled: bool, dry: bool) -> None:
         """Enable or disable; no change when it is so already."""
-        _check_etag(key, etag)
+        check_etag(key, etag)
+        require_changeable(key)
         if not dry and key.enabled != enabled:
             key.enabled = enabled
-            self._touch(key)
+            self.touch(key)
 
     def rotate(self, key: FakeKey, etag: str, *, dry: bool) -> None:
         """Add a primary version."""
         require_enabled(key)
         require_symmetric(key, "RotateKey")
-        _check_etag(key, etag)
+        check_etag(key, etag)
         if not dry:
-            key.add_version(self.random_bytes(32), self._now())
-            self._touch(key)
+            key.add_version(self.random_bytes(32), self.now())
+            self.touch(key)
 
     def create_alias(
         self, region: str, alias_id: str, key: FakeKey, *, dry: bool
@@ -219,15 +263,15 @@ class FakeShards:
             raise refuse("alias_id", "reserved", "service/ is reserved")
         if key.name.region != region:
             raise refuse("key", "region", "the key lives in another region")
+        require_changeable(key)
         name = AliasName(region, alias_id)
-        if name in self._aliases:
+        if name in self.aliases:
             raise AliasExistsError(f"{name} exists")
         if dry:
             return None
-        self._aliases[name] = key.name.key_id
-        alias = pb.Alias(name=str(name), key=str(key.name))
-        alias.create_time.FromDatetime(self._now())
-        return alias
+        now = self.now()
+        alias = self.aliases[name] = FakeAlias(name, key, now, now)
+        return alias.to_proto()
 
     def encrypt(
         self, key: FakeKey, plaintext: bytes, context: Mapping[str, str], *, dry: bool = False
@@ -275,6 +319,8 @@ class FakeShards:
         require_symmetric(key, "Decrypt")
         if not 1 <= number <= len(key.materials):
             raise _ciphertext_invalid()
+        if key.version_ends.get(number, FakeEnd()).state != pb.KEY_VERSION_STATE_ENABLED:
+            raise state_invalid(key.version_name(number))
         if dry:
             return key, number, b""
         try:
@@ -287,9 +333,10 @@ class FakeShards:
             raise _ciphertext_invalid() from None
         return key, number, plaintext
 
-    def _touch(self, key: FakeKey) -> None:
+    def touch(self, key: FakeKey) -> None:
+        """Note that a key was changed."""
         key.revision += 1
-        key.update_time = self._now()
+        key.update_time = self.now()
 
 
 def check_checksum(field_name: str, data: bytes, expected: int | None) -> bool:
@@ -307,13 +354,26 @@ def check_size(field_name: str, data: bytes, most: int) -> None:
         raise refuse(field_name, "bytes.len", f"1 to {most:,} bytes")
 
 
-def _check_text(field_name: str, text: str, most: int) -> None:
+def check_tags(tags: Mapping[str, str]) -> None:
+    """Check tags, of which a key has 50 at most."""
+    if len(tags) > MAX_TAGS:
+        raise refuse("tags", "tags.count", f"at most {MAX_TAGS}")
+    for name, value in tags.items():
+        if not 1 <= len(name) <= MAX_TAG_NAME or len(value) > MAX_TAG_VALUE:
+            raise refuse("tags", "tags.size", "names of 1 to 128 characters, values to 256")
+        if name.startswith("strongroom:") or not (name + value).isprintable():
+            raise refuse("tags", "tags.reserved", "strongroom: and control characters")
+
+
+def check_text(field_name: str, text: str, most: int) -> None:
+    """Require at most so many characters."""
     if len(text) > most:
         raise refuse(field_name, "string.max_len", f"at most {most:,} characters")
 
 
-def _check_etag(key: FakeKey, etag: str) -> None:
-    _check_text("etag", etag, 64)
+def check_etag(key: FakeKey, etag: str) -> None:
+    """Refuse a key that is not as it was read."""
+    check_text("etag", etag, 64)
     if etag and etag != f"r{key.revision}":
         raise EtagMismatchError(f"{key.name} changed since it was read; read it again")
 
@@ -324,8 +384,15 @@ def require_symmetric(key: FakeKey, call: str) -> None:
         raise KeyUsageMismatchError(f"{key.name} is a key of another kind; {call} is not for it")
 
 
+def require_changeable(key: FakeKey) -> None:
+    """Require that a key neither waits for its deletion nor is destroyed."""
+    if key.state in {pb.KEY_STATE_PENDING_DELETION, pb.KEY_STATE_DESTROYED}:
+        raise state_invalid(str(key.name))
+
+
 def require_enabled(key: FakeKey) -> None:
     """Require that a key can be used."""
+    require_changeable(key)
     if not key.enabled:
         raise KeyDisabledError(f"{key.name} is disabled")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
-from typing import TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -30,6 +31,7 @@ from strongroom_client.results import (
     KeyStorage,
     KeyUsage,
     KeyVersion,
+    KeyVersionState,
     RotatedKey,
 )
 
@@ -37,16 +39,21 @@ __all__ = [
     "Page",
     "algorithm_from",
     "algorithm_value",
+    "alias_from",
     "create_alias",
     "create_key",
     "disable_key",
     "enable_key",
     "get_key",
+    "key_from",
     "list_key_versions",
     "list_keys",
     "rotate_key",
+    "same_key",
     "spec_from",
+    "time_from",
     "usage_from",
+    "version_from",
 ]
 
 T = TypeVar("T")
@@ -72,6 +79,14 @@ _ASKED_ALGORITHMS = {algorithm: number for number, algorithm in _ALGORITHMS.item
 _STATES = {
     pb.KEY_STATE_ENABLED: KeyState.ENABLED,
     pb.KEY_STATE_DISABLED: KeyState.DISABLED,
+    pb.KEY_STATE_PENDING_DELETION: KeyState.PENDING_DELETION,
+    pb.KEY_STATE_DESTROYED: KeyState.DESTROYED,
+}
+_ASKED_STATES = {state: number for number, state in _STATES.items()}
+_VERSION_STATES = {
+    pb.KEY_VERSION_STATE_ENABLED: KeyVersionState.ENABLED,
+    pb.KEY_VERSION_STATE_PENDING_DELETION: KeyVersionState.PENDING_DELETION,
+    pb.KEY_VERSION_STATE_DESTROYED: KeyVersionState.DESTROYED,
 }
 _STORAGES = {
     pb.KEY_STORAGE_RESIDENT: KeyStorage.RESIDENT,
@@ -123,6 +138,7 @@ def create_key(
     usage: KeyUsage | None,
     storage: KeyStorage | None,
     audit_mode: AuditMode,
+    tags: Mapping[str, str] | None = None,
     request_id: str,
 ) -> Operation[Key]:
     """Create a key in `region`."""
@@ -141,10 +157,11 @@ def create_key(
         usage=pb.KEY_USAGE_UNSPECIFIED if usage is None else _ASKED_USAGES[usage],
         storage=pb.KEY_STORAGE_UNSPECIFIED if storage is None else _ASKED_STORAGES[storage],
         audit_mode=_ASKED_AUDIT_MODES[audit_mode],
+        tags=tags or {},
         request_id=request_id,
     )
     answer, receipts = yield from ask(Call(region, "CreateKey", request), rpc.CreateKeyResponse)
-    return _key(answer.key, receipts)
+    return key_from(answer.key, receipts)
 
 
 def get_key(name: str) -> Operation[Key]:
@@ -152,15 +169,33 @@ def get_key(name: str) -> Operation[Key]:
     parsed = parse_name("name", name)
     request = rpc.GetKeyRequest(name=name)
     answer, receipts = yield from ask(Call(parsed.region, "GetKey", request), rpc.GetKeyResponse)
-    return _key(answer.key, receipts)
+    return key_from(answer.key, receipts)
 
 
-def list_keys(region: str, page_token: str, page_size: int) -> Operation[Page[Key]]:
+def list_keys(
+    region: str,
+    page_token: str,
+    page_size: int,
+    *,
+    states: Collection[KeyState] | None = None,
+    tags: Mapping[str, str] | None = None,
+    newest_first: bool = False,
+) -> Operation[Page[Key]]:
     """Return one page of the keys of `region`."""
     parent = parse_region(region)
-    request = rpc.ListKeysRequest(parent=str(parent), page_size=page_size, page_token=page_token)
+    if KeyState.UNKNOWN in (states or ()):
+        raise ArgumentInvalidError.of("states", "enum.defined_only", "UNKNOWN is none")
+    request = rpc.ListKeysRequest(
+        parent=str(parent),
+        page_size=page_size,
+        page_token=page_token,
+        order=rpc.KEY_ORDER_NEWEST_FIRST if newest_first else rpc.KEY_ORDER_UNSPECIFIED,
+    )
+    if states or tags:
+        wanted = rpc.KeyFilter(tags=tags or {}, states=[_ASKED_STATES[s] for s in states or ()])
+        request.filter.CopyFrom(wanted)
     answer, receipts = yield from ask(Call(region, "ListKeys", request), rpc.ListKeysResponse)
-    return tuple(_key(key, receipts) for key in answer.keys), answer.next_page_token
+    return tuple(key_from(key, receipts) for key in answer.keys), answer.next_page_token
 
 
 def list_key_versions(key: str, page_token: str, page_size: int) -> Operation[Page[KeyVersion]]:
@@ -170,7 +205,7 @@ def list_key_versions(key: str, page_token: str, page_size: int) -> Operation[Pa
     answer, receipts = yield from ask(
         Call(parsed.region, "ListKeyVersions", request), rpc.ListKeyVersionsResponse
     )
-    versions = tuple(_key_version(version, receipts) for version in answer.key_versions)
+    versions = tuple(version_from(version, receipts) for version in answer.key_versions)
     return versions, answer.next_page_token
 
 
@@ -181,7 +216,7 @@ def enable_key(key: str, *, etag: str, request_id: str) -> Operation[Key]:
     answer, receipts = yield from ask(
         Call(parsed.region, "EnableKey", request), rpc.EnableKeyResponse
     )
-    return _same_key(key, _key(answer.key, receipts))
+    return same_key(key, key_from(answer.key, receipts))
 
 
 def disable_key(key: str, *, etag: str, request_id: str) -> Operation[Key]:
@@ -191,7 +226,7 @@ def disable_key(key: str, *, etag: str, request_id: str) -> Operation[Key]:
     answer, receipts = yield from ask(
         Call(parsed.region, "DisableKey", request), rpc.DisableKeyResponse
     )
-    return _same_key(key, _key(answer.key, receipts))
+    return same_key(key, key_from(answer.key, receipts))
 
 
 def rotate_key(key: str, *, etag: str, request_id: str) -> Operation[RotatedKey]:
@@ -202,8 +237,8 @@ def rotate_key(key: str, *, etag: str, request_id: str) -> Operation[RotatedKey]
         Call(parsed.region, "RotateKey", request), rpc.RotateKeyResponse
     )
     return RotatedKey(
-        key=_same_key(key, _key(answer.key, receipts)),
-        key_version=_key_version(answer.key_version, receipts),
+        key=same_key(key, key_from(answer.key, receipts)),
+        key_version=version_from(answer.key_version, receipts),
         receipts=receipts,
     )
 
@@ -216,21 +251,18 @@ def create_alias(region: str, *, alias_id: str, key: str, request_id: str) -> Op
         parent=str(parent), alias_id=alias_id, key=key, request_id=request_id
     )
     answer, receipts = yield from ask(Call(region, "CreateAlias", request), rpc.CreateAliasResponse)
-    return Alias(
-        name=answer.alias.name,
-        key=answer.alias.key,
-        create_time=_time(answer.alias.create_time),
-        receipts=receipts,
-    )
+    return alias_from(answer.alias, receipts)
 
 
-def _same_key(asked: str, key: Key) -> Key:
+def same_key(asked: str, key: Key) -> Key:
+    """Require that the answer is about the key that was asked for."""
     if key.name != asked:
         raise ResponseInvalidError(f"asked for {asked}, the answer is about {key.name}")
     return key
 
 
-def _key(key: pb.Key, receipts: tuple[Receipt, ...]) -> Key:
+def key_from(key: pb.Key, receipts: tuple[Receipt, ...]) -> Key:
+    """Return a key of an answer."""
     return Key(
         name=key.name,
         spec=spec_from(key.spec),
@@ -240,8 +272,8 @@ def _key(key: pb.Key, receipts: tuple[Receipt, ...]) -> Key:
         description=key.description,
         primary_version=key.primary_version,
         creator=key.creator,
-        create_time=_time(key.create_time),
-        update_time=_time(key.update_time),
+        create_time=time_from(key.create_time),
+        update_time=time_from(key.update_time),
         etag=key.etag,
         storage=_STORAGES.get(key.storage, KeyStorage.UNKNOWN),
         # A service from before there was a choice says nothing, and waits for every record.
@@ -249,23 +281,53 @@ def _key(key: pb.Key, receipts: tuple[Receipt, ...]) -> Key:
         if key.audit_mode
         else AuditMode.REQUIRED,
         algorithms=tuple(algorithm_from(each) for each in key.algorithms),
+        deletion_time=_optional(key, "deletion_time"),
+        destroy_time=_optional(key, "destroy_time"),
+        tags=dict(key.tags),
         receipts=receipts,
     )
 
 
-def _key_version(version: pb.KeyVersion, receipts: tuple[Receipt, ...]) -> KeyVersion:
+def version_from(version: pb.KeyVersion, receipts: tuple[Receipt, ...]) -> KeyVersion:
+    """Return a key version of an answer."""
     return KeyVersion(
         name=version.name,
         number=version.number,
         is_primary=version.is_primary,
-        create_time=_time(version.create_time),
+        create_time=time_from(version.create_time),
         reserved_uses=version.reserved_uses,
+        # A service from before there were states has versions that can be used.
+        state=_VERSION_STATES.get(version.state, KeyVersionState.UNKNOWN)
+        if version.state
+        else KeyVersionState.ENABLED,
+        deletion_time=_optional(version, "deletion_time"),
+        destroy_time=_optional(version, "destroy_time"),
         receipts=receipts,
     )
 
 
-def _time(timestamp: Timestamp) -> datetime:
+def alias_from(alias: pb.Alias, receipts: tuple[Receipt, ...]) -> Alias:
+    """Return an alias of an answer."""
+    return Alias(
+        name=alias.name,
+        key=alias.key,
+        create_time=time_from(alias.create_time),
+        update_time=time_from(
+            alias.update_time if alias.HasField("update_time") else alias.create_time
+        ),
+        receipts=receipts,
+    )
+
+
+def time_from(timestamp: Timestamp) -> datetime:
+    """Return a time of an answer."""
     try:
         return timestamp.ToDatetime(tzinfo=UTC)
     except ValueError as exc:
         raise ResponseInvalidError("the answer has an impossible time") from exc
+
+
+def _optional(
+    message: pb.Key | pb.KeyVersion, field: Literal["deletion_time", "destroy_time"]
+) -> datetime | None:
+    return time_from(getattr(message, field)) if message.HasField(field) else None

@@ -39,6 +39,7 @@ __all__ = [
     "KeyNotFoundError",
     "KeyOriginMismatchError",
     "KeySpecUnsupportedError",
+    "KeyStateInvalidError",
     "KeyUsageMismatchError",
     "LimitExceededError",
     "MacInvalidError",
@@ -223,6 +224,13 @@ class KeyExhaustedError(StrongroomError):
     """The key version has no encryptions left; rotate the key."""
 
     reason = "KEY_EXHAUSTED"
+    default_code = "FAILED_PRECONDITION"
+
+
+class KeyStateInvalidError(StrongroomError):
+    """The key or key version waits for its deletion, is destroyed, or is in another wrong state."""
+
+    reason = "KEY_STATE_INVALID"
     default_code = "FAILED_PRECONDITION"
 
 
@@ -441,6 +449,7 @@ _BY_REASON: Final[Mapping[str, type[StrongroomError]]] = MappingProxyType(
             KeyExhaustedError,
             KeyNotFoundError,
             KeySpecUnsupportedError,
+            KeyStateInvalidError,
             KeyUsageMismatchError,
             KeyOriginMismatchError,
             KeyMaterialMismatchError,

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -27,6 +28,7 @@ __all__ = [
     "KeyStorage",
     "KeyUsage",
     "KeyVersion",
+    "KeyVersionState",
     "RandomBytes",
     "ReEncryptResult",
     "RotatedKey",
@@ -93,6 +95,17 @@ class KeyState(enum.StrEnum):
     UNKNOWN = "UNKNOWN"
     ENABLED = "ENABLED"
     DISABLED = "DISABLED"
+    PENDING_DELETION = "PENDING_DELETION"
+    DESTROYED = "DESTROYED"
+
+
+class KeyVersionState(enum.StrEnum):
+    """Whether a version can be used when its key can; UNKNOWN for what a newer service says."""
+
+    UNKNOWN = "UNKNOWN"
+    ENABLED = "ENABLED"
+    PENDING_DELETION = "PENDING_DELETION"
+    DESTROYED = "DESTROYED"
 
 
 class KeyStorage(enum.StrEnum):
@@ -129,7 +142,11 @@ class KeyManager(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """A key. `name` and `primary_version` are resource names, times are aware and UTC."""
+    """A key. `name` and `primary_version` are resource names, times are aware and UTC.
+
+    `deletion_time` is there while the state is PENDING_DELETION: the destruction comes then,
+    or later. `destroy_time` is there once it is DESTROYED.
+    """
 
     name: str
     spec: KeySpec
@@ -145,28 +162,38 @@ class Key:
     storage: KeyStorage
     audit_mode: AuditMode = AuditMode.REQUIRED
     algorithms: tuple[Algorithm, ...] = ()
+    deletion_time: datetime | None = None
+    destroy_time: datetime | None = None
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     receipts: tuple[Receipt, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyVersion:
-    """One version of a key. `reserved_uses` bounds its encryptions from above."""
+    """One version of a key. `reserved_uses` bounds its encryptions from above.
+
+    `deletion_time` is there while the version's own deletion is pending.
+    """
 
     name: str
     number: int
     is_primary: bool
     create_time: datetime
     reserved_uses: int
+    state: KeyVersionState = KeyVersionState.ENABLED
+    deletion_time: datetime | None = None
+    destroy_time: datetime | None = None
     receipts: tuple[Receipt, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alias:
-    """A second name of a key."""
+    """A second name of a key. `update_time`: when it was made, or last pointed elsewhere."""
 
     name: str
     key: str
     create_time: datetime
+    update_time: datetime
     receipts: tuple[Receipt, ...] = field(default=(), compare=False)
 
 
