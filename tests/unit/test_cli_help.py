@@ -40,6 +40,8 @@ LEAVES = (
     *(("keys", v) for v in ("create", "list", "show", "rotate", "enable", "disable", "versions")),
     ("aliases", "create"),
     ("aliases", "show"),
+    *(("policy", v) for v in ("get", "put", "history", "explain", "check", "test")),
+    *(("grants", v) for v in ("create", "list", "retirable", "retire", "revoke")),
     *(("hsm", v) for v in ("doctor", "audit", "reconcile", "roots", "rotate-root")),
     ("encrypt",),
     ("decrypt",),

@@ -87,6 +87,7 @@ REASON_EXIT_CODES: Final[Mapping[str, ExitCode]] = MappingProxyType(
         "RECORD_ARCHIVED": ExitCode.STATE,
         "UNVERIFIABLE": ExitCode.UNVERIFIABLE,
         # The command line's own.
+        "POLICY_CASES_FAILED": ExitCode.OTHER,
         "USAGE": ExitCode.USAGE,
         "CONFIGURATION": ExitCode.USAGE,
         "FILE": ExitCode.OTHER,
@@ -119,7 +120,9 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
         "KEY_EXHAUSTED": "`strongroom keys rotate KEY` makes a new version",
         "KEY_SPEC_UNSUPPORTED": "`strongroom hsm doctor` shows what the region's HSM supports",
         "WRONG_REGION": "name the region: --region, or the full name regions/REGION/keys/UUID",
-        "POLICY_DENIED": "the key's policy decides; its creator and the administrators can use it",
+        "GRANT_NOT_FOUND": "`strongroom grants list KEY` shows the grants of a key",
+        "POLICY_INVALID": "`strongroom policy check FILE` checks a policy without the service",
+        "POLICY_DENIED": "`strongroom policy explain KEY OPERATION` says what decides",
         "PEER_UNAUTHENTICATED": "check the certificate that the configuration file names",
         "ETAG_MISMATCH": "somebody changed it meanwhile: look, then try again",
         "QUOTA_EXCEEDED": "the operator of the service sets the limits of each caller ([limits])",
