@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from tests.suites.crypto_suite import CryptoSuite
 from tests.suites.key_suite import KeySuite
+from tests.suites.lifecycle_suite import LifecycleSuite
 from tests.suites.pair_suite import PairSuite
 from tests.suites.permission_suite import PermissionSuite
 
 __all__ = ["KmsSuite"]
 
 
-class KmsSuite(KeySuite, CryptoSuite, PairSuite, PermissionSuite):
+class KmsSuite(KeySuite, CryptoSuite, PairSuite, PermissionSuite, LifecycleSuite):
     """Every RPC of KeyService."""

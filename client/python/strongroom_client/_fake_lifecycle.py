@@ -16,6 +16,8 @@ from strongroom.resource_names import AliasName, KeyVersionName, RegionName
 from strongroom_client._fake_ends import FakeAlias, FakeEnd, state_invalid
 from strongroom_client._fake_pair_calls import Answer
 from strongroom_client._fake_shards import (
+    MAX_TAG_NAME,
+    MAX_TAGS,
     FakeKey,
     FakeShards,
     check_etag,
@@ -127,8 +129,9 @@ class FakeLifecycle:
         return rpc.TagResourceResponse(key=key.to_proto()), _record(key, "TagResource")
 
     def _untag(self, request: rpc.UntagResourceRequest) -> Answer:
-        if not request.tag_names:
-            raise refuse("tag_names", "repeated.min_items", "at least one")
+        names = request.tag_names
+        if not 1 <= len(names) <= MAX_TAGS or any(not 1 <= len(n) <= MAX_TAG_NAME for n in names):
+            raise refuse("tag_names", "tags.size", "1 to 50, of 1 to 128 characters")
         key = self._changeable(request.name, request.etag)
         after = {name: key.tags[name] for name in key.tags if name not in request.tag_names}
         self._set_tags(key, after, dry=request.validate_only)
