@@ -125,6 +125,30 @@ def test_a_wrong_pin_is_tried_once(shim_target: HsmTarget, shim: Shim, tmp_path:
     assert shim.calls("C_Login") == 1
 
 
+@pytest.mark.parametrize("mode", [None, 0o644])
+def test_a_pin_file_that_cannot_be_used_is_no_refused_pin(
+    shim_target: HsmTarget,
+    shim: Shim,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    mode: int | None,
+) -> None:
+    """A PIN that was never tried brings no lock nearer, and the message does not say so."""
+    for name, value in shim_target.environment.items():
+        monkeypatch.setenv(name, value)
+    path = shim_target.pin_file.with_name("pin-of-nobody")
+    if mode is not None:
+        path.touch(mode=mode)
+    command = ["hsm", "doctor", "--module", str(shim_target.module)]
+    command += ["--token", shim_target.token_label, "--pin-file", str(path)]
+    assert run(command) == ExitCode.USAGE
+    told = capsys.readouterr().err
+    assert "CONFIGURATION" in told
+    assert str(path) in told
+    assert "lock" not in told
+    assert not shim.logins
+
+
 def test_time_is_bounded(shim_target: HsmTarget) -> None:
     """Nothing more is asked when time is up, and what was not is told."""
     began = time.monotonic()

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from tests.support.spool import SystemClock
 
+from strongroom_server.cli import hsm_roots
 from strongroom_server.cli.failures import CliError
-from strongroom_server.cli.hsm_roots import _alone, _list_roots, _rotate
+from strongroom_server.cli.hsm_roots import (
+    STALLED_SECONDS,
+    _alone,
+    _list_roots,
+    _rotate,
+    _wait_for_server,
+)
 from strongroom_server.cli.hsm_shards import choose_shard
 from strongroom_server.config import ShardConfig
 from strongroom_server.store.sqlite_store import SqliteKeyStore
@@ -79,3 +87,43 @@ async def test_a_shard_without_wrapped_keys_has_no_root(
     with pytest.raises(CliError, match="no wrapping root yet") as refused:
         await _rotate(eu, wait=False, rewrap=False, progress=None)
     assert refused.value.reason == "NO_WRAPPING_ROOT"
+
+
+class _Server:
+    """What is seen of a server that re-wraps a version each second, until it stops; its clock."""
+
+    def __init__(self, *stale: int) -> None:
+        self._stale = list(stale)
+        self.seconds = 0.0
+
+    def now(self) -> datetime:
+        raise NotImplementedError
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    async def refresh(self) -> None:
+        self.seconds += 20.0
+        if len(self._stale) > 1:
+            self._stale.pop(0)
+
+    async def count_stale_versions(self, root: int) -> int:
+        return self._stale[0] if root else 10
+
+    async def is_settled(self) -> bool:
+        return self._stale[0] == 0
+
+
+async def test_waiting_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--wait goes on as long as the server does something, and then says what it looks like."""
+    monkeypatch.setattr(hsm_roots, "WAIT_SECONDS", 0.0)
+    told: list[tuple[int, int]] = []
+    done = _Server(9, 9, 9, 5, 5, 5, 1, 1, 1, 0)
+    await _wait_for_server(done, done, 2, lambda now, all_: told.append((now, all_)), done)
+    assert told[-1] == (10, 10)
+    assert done.seconds > STALLED_SECONDS
+    stuck = _Server(9, 3)
+    with pytest.raises(CliError, match="3 key versions are left") as stopped:
+        await _wait_for_server(stuck, stuck, 2, None, stuck)
+    assert stopped.value.reason == "UNAVAILABLE"
+    assert "--rewrap" in stopped.value.hints[0]

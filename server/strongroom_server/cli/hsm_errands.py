@@ -10,7 +10,12 @@ from strongroom_server.hsm.errand import CrashedError, FailedError, SilentError
 
 __all__ = ["answering"]
 
-_REASONS = {"pin": "PIN_REFUSED", "token": "CONFIGURATION", "module": "HSM_UNFIT"}
+_REASONS = {
+    "pin": "PIN_REFUSED",
+    "pin-file": "CONFIGURATION",
+    "token": "CONFIGURATION",
+    "module": "HSM_UNFIT",
+}
 
 
 @contextlib.contextmanager

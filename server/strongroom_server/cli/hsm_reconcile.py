@@ -90,7 +90,7 @@ def reconcile(
     from strongroom_server.cli.failures import CliError
     from strongroom_server.cli.hsm_errands import answering
     from strongroom_server.cli.hsm_shards import choose_shard
-    from strongroom_server.cli.output import print_rows
+    from strongroom_server.cli.output import note, print_rows
 
     if yes and not apply:
         raise CliError.usage("--yes goes with --apply")
@@ -117,6 +117,8 @@ def reconcile(
             found = [each for each in found if not each.can_be_destroyed]
     if found:
         raise CliError("HSM_DIFFERS", f"{len(found)} differences in {shard.region}")
+    if not orphans:
+        note(f"nothing differs in {shard.region}")
 
 
 def _compare(config: Config, shard: ShardConfig) -> list[Difference]:

@@ -12,7 +12,7 @@ import fcntl
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Protocol
 
 import typer
 
@@ -22,14 +22,16 @@ from strongroom_server.cli.serve import ConfigFileOption
 
 if TYPE_CHECKING:
     from strongroom_server.config import ShardConfig
+    from strongroom_server.hsm.observer import PoolObserver
     from strongroom_server.ports import Clock, HsmToken, KeyStore
     from strongroom_server.services.root_rotation import RewrapProgress, RootRotator
-    from strongroom_server.store.sqlite_store import SqliteKeyStore
 
 __all__ = ["roots", "rotate_root"]
 
 ROOT_COLUMNS: Final = ("root", "state", "versions", "create_time")
 WAIT_SECONDS: Final = 0.5
+STALLED_SECONDS: Final = 90.0
+"""The server tries again what failed after a minute: by then it has done something, or cannot."""
 HSM_GRACE_SECONDS: Final = 2.0
 
 Cell = str | int | float | bool | None
@@ -125,12 +127,24 @@ async def _open_token(shard: ShardConfig, clock: Clock) -> AsyncIterator[HsmToke
         pin_file=shard.pin_file,
         sessions=1,
     )
-    pool = SessionPool(shard.region, settings, clock=clock)
+    pool = SessionPool(shard.region, settings, clock=clock, observer=_telling())
     await pool.start()
     try:
         yield pool
     finally:
         await pool.close(HSM_GRACE_SECONDS)
+
+
+def _telling() -> PoolObserver:
+    """Return an observer that tells what a person must look at: callers only hear of a fault."""
+    from strongroom_server.cli.output import note
+    from strongroom_server.hsm.observer import NullObserver
+
+    class Telling(NullObserver):
+        def alarm(self, category: str, text: str) -> None:
+            note(f"{category}: {text}")
+
+    return Telling()
 
 
 async def _list_roots(shard: ShardConfig) -> list[dict[str, Cell]]:
@@ -181,11 +195,8 @@ async def _rotate(
             # Versions that were added meanwhile; nothing tells when there are some.
             while not await work.settle(tell):  # noqa: ASYNC110 - see above
                 await asyncio.sleep(WAIT_SECONDS)
-        # The server is another process: its database is all that is seen of it.
-        while wait and not await _server_is_done(  # noqa: ASYNC110 - see above
-            store, work, number, progress
-        ):
-            await asyncio.sleep(WAIT_SECONDS)
+        if wait:
+            await _wait_for_server(store, work, number, progress, clock)
         return {
             "region": shard.region,
             "root": number,
@@ -226,12 +237,57 @@ def _teller(progress: Counted) -> Callable[[RewrapProgress], None]:
     return tell
 
 
-async def _server_is_done(
-    store: SqliteKeyStore, work: RootRotator, number: int, progress: Counted
-) -> bool:
-    await store.refresh()  # what the server committed since
-    if progress is not None:
+class _Rows(Protocol):
+    """What is looked at of a store."""
+
+    async def refresh(self) -> None:
+        """See what other processes committed."""
+        ...
+
+    async def count_stale_versions(self, root: int) -> int:
+        """Say how many versions lie under another root."""
+        ...
+
+
+class _Work(Protocol):
+    """What is asked of a rotator."""
+
+    async def is_settled(self) -> bool:
+        """Say whether there is nothing left to do."""
+        ...
+
+
+async def _wait_for_server(
+    store: _Rows, work: _Work, number: int, progress: Counted, clock: Clock
+) -> None:
+    """Wait until the running server has re-wrapped everything.
+
+    The server is another process: its database is all that is seen of it.
+
+    Raises:
+        CliError: UNAVAILABLE: nothing happens any more.
+    """
+    from strongroom_server.cli.failures import CliError
+
+    fewest: int | None = None
+    since = clock.monotonic()
+    while True:
+        await store.refresh()
         stale = await store.count_stale_versions(number)
-        wrapped = await store.count_stale_versions(0)
-        progress(wrapped - stale, wrapped)
-    return await work.is_settled()
+        if progress is not None:
+            wrapped = await store.count_stale_versions(0)
+            progress(wrapped - stale, wrapped)
+        if await work.is_settled():
+            return
+        now = clock.monotonic()
+        if fewest is None or stale < fewest:
+            fewest, since = stale, now
+        elif now - since > STALLED_SECONDS:
+            raise CliError(
+                "UNAVAILABLE",
+                f"{stale} key versions are left, and none was re-wrapped for "
+                f"{STALLED_SECONDS:.0f} s",
+                "is the server running? Its log says why re-wrapping waits; --rewrap does it "
+                "here, and names each key version that cannot be done",
+            )
+        await asyncio.sleep(WAIT_SECONDS)

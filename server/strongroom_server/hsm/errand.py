@@ -53,7 +53,8 @@ class FailedError(ErrandError):
     """The child said why it cannot go on.
 
     Attributes:
-        kind: One of the names in `errand_child`: ``pin``, ``token``, ``module``, ``fault``.
+        kind: One of the names in `errand_child`: ``pin``, ``pin-file``,
+            ``token``, ``module``, ``fault``.
     """
 
     def __init__(self, kind: str, text: str):

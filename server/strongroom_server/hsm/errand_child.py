@@ -37,7 +37,7 @@ Say = Callable[[Mapping[str, object]], None]
 
 _KINDS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (PinRefusedError, "pin"),
-    (OSError, "pin"),
+    (OSError, "pin-file"),
     (TokenAbsentError, "token"),
     (ModuleUnusableError, "module"),
     (HsmTokenError, "fault"),
