@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from tests.support.audit_certificates import CertificateAuthority
-from tests.support.audit_delivery import PacedShard, deliver
-from tests.support.audit_process import AuditLogProcess
+from tests.support.audit_delivery import PacedNatsShard, PacedShard, deliver
+from tests.support.audit_transports import DirectTransport, NatsTransport
 from tests.support.soak import factor
 
 from strongroom_auditlog.verify import verify_log
@@ -20,17 +20,19 @@ SECONDS = 4.0
 ATTEMPTS = 3  # the machine may be busy with something else
 
 
+@pytest.mark.parametrize("way", ["direct", "nats"])
 async def test_records_are_covered_within_a_second(
-    tmp_path: Path, figures: Callable[..., None]
+    tmp_path: Path, way: str, figures: Callable[..., None]
 ) -> None:
     """>= 3,000 records/s through the real process over mTLS, event to checkpoint p99 <= 1 s."""
     authority = CertificateAuthority.create(tmp_path / "tls")
-    server = authority.issue("server")
-    shards = [PacedShard("eu-1"), PacedShard("us-1", 6)]
-    ports = {shard.region: await shard.start(authority, server) for shard in shards}
-    process = AuditLogProcess.create(tmp_path / "home", authority.issue("audit-log"), ports)
-    await process.start()
+    paced = PacedShard if way == "direct" else PacedNatsShard
+    shards = [paced("eu-1"), paced("us-1", 6)]
+    transport = DirectTransport() if way == "direct" else NatsTransport()
+    process = None
     try:
+        process = await transport.connect(tmp_path, authority, *shards)
+        await process.start()
         await deliver(shards, per_second=500, seconds=1)  # connections, caches
         for _ in range(ATTEMPTS):
             measured = await deliver(shards, per_second=PER_SECOND, seconds=SECONDS * factor())
@@ -47,8 +49,8 @@ async def test_records_are_covered_within_a_second(
         assert measured.lag_p99_seconds <= 1
         assert await process.stop() == 0
     finally:
-        await process.kill()
-        for shard in shards:
-            await shard.stop()
+        if process is not None:
+            await process.kill()
+        await transport.close()
     verified = verify_log(process.config.log.directory, process.key)
     assert verified.checkpoint.size == sum(len(shard.records) for shard in shards)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import bisect
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tests.support.audit_shard import Shard
+from tests.support.nats_shard import NatsShard
 
 from strongroom.audit.v1 import audit_service_pb2 as messages
 
-__all__ = ["Delivery", "PacedShard", "deliver"]
+__all__ = ["Delivery", "PacedNatsShard", "PacedShard", "deliver"]
 
 TICK_SECONDS = 0.02
 
@@ -69,7 +71,16 @@ class PacedShard(Shard):
         return sorted(lags)
 
 
-async def deliver(shards: list[PacedShard], *, per_second: int, seconds: float) -> Delivery:
+class PacedNatsShard(NatsShard, PacedShard):
+    """The same, published."""
+
+    async def acknowledge(self, sequence: int) -> None:
+        """Note when."""
+        self.covered.append((sequence, time.perf_counter()))
+        await super().acknowledge(sequence)
+
+
+async def deliver(shards: Sequence[PacedShard], *, per_second: int, seconds: float) -> Delivery:
     """Write `per_second` records in all for `seconds`, and wait until all are covered."""
     before = [len(shard.records) for shard in shards]
     share = per_second / len(shards)

@@ -21,7 +21,7 @@ from strongroom_auditlog.tls import CredentialFiles
 
 __all__ = ["NatsServer"]
 
-STREAM = "STRONGROOM_AUDIT"
+EXAMPLE = Path(__file__).resolve().parents[2] / "deploy/config/nats-server.example.conf"
 LOG = "spiffe://example.org/audit-log"
 
 
@@ -57,9 +57,6 @@ class NatsServer:
         """
         directory.mkdir()
         port = free_port()
-        users = [_user(principal, _of_shard(region)) for region, principal in shards.items()]
-        users.append(_user(log, _OF_LOG))
-        users += [f'{{ user: "{admin}" }}' for admin in admins]
         (directory / "nats.conf").write_text(
             f"""
 listen: "127.0.0.1:{port}"
@@ -72,7 +69,7 @@ tls {{
   handshake_first: true
 }}
 authorization {{ users: [
-  {(chr(10) + "  ").join(users)}
+  {_users(shards, log, admins)}
 ] }}
 """
         )
@@ -133,37 +130,18 @@ authorization {{ users: [
         return True
 
 
-def _user(principal: str, permissions: tuple[Sequence[str], Sequence[str]]) -> str:
-    publish, subscribe = ("[" + ", ".join(f'"{s}"' for s in part) + "]" for part in permissions)
-    return (
-        f'{{ user: "{principal}", permissions: {{ publish: {publish}, subscribe: {subscribe} }} }}'
-    )
-
-
-_STREAMS = tuple(
-    f"$JS.API.STREAM.{verb}.{stream}"
-    for verb in ("INFO", "CREATE")
-    for stream in (STREAM, f"{STREAM}_ACKS")
-)
-
-
-def _of_shard(region: str) -> tuple[Sequence[str], Sequence[str]]:
-    batches, acknowledgements = f"strongroom.audit.{region}", f"strongroom.audit-ack.{region}"
-    return (
-        *_STREAMS,
-        batches,
-        f"$JS.API.DIRECT.GET.{STREAM}.{batches}",
-        f"$JS.API.DIRECT.GET.{STREAM}_ACKS.{acknowledgements}",
-    ), (acknowledgements, f"_INBOX_shard-{region}.>")
-
-
-_OF_LOG = (
-    (
-        *_STREAMS,
-        "strongroom.audit-ack.*",
-        f"$JS.API.CONSUMER.CREATE.{STREAM}.>",
-        f"$JS.API.CONSUMER.DELETE.{STREAM}.>",
-        f"$JS.ACK.{STREAM}.>",
-    ),
-    ("_INBOX_audit-log.>",),
-)
+def _users(shards: dict[str, str], log: str, admins: Sequence[str]) -> str:
+    """Return the users of the example in deploy/, as they are but for their names."""
+    text = EXAMPLE.read_text(encoding="utf-8")
+    _, _, rest = text.partition("# shard: one such block for each\n")
+    shard, _, rest = rest.partition("# audit log\n")
+    blocks = [
+        shard.replace("spiffe://example.org/strongroom/eu-1", "{}")
+        .replace("eu-1", region)
+        .replace("{}", principal)
+        for region, principal in shards.items()
+    ]
+    consumer = rest.partition("# end of users\n")[0]
+    blocks.append(consumer.replace("spiffe://example.org/strongroom/audit-log", log))
+    blocks += [f'{{ user: "{admin}" }}\n' for admin in admins]
+    return "".join(blocks)
