@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.support.audit_certificates import CertificateAuthority
 from tests.support.audit_process import AuditLogProcess
 from tests.support.audit_records import receipt_of, record
+from tests.support.audit_shard import Shard
 from tests.support.audit_transports import NatsTransport
 from tests.support.nats_server import NatsServer
 from tests.support.nats_shard import NatsShard, nats_endpoint
@@ -402,3 +403,46 @@ async def test_a_stream_that_could_forget_is_refused(
 def authority(tmp_path: Path) -> CertificateAuthority:
     """Give a CA."""
     return CertificateAuthority.create(tmp_path / "ca")
+
+
+async def test_a_shard_changes_its_transport(
+    tmp_path: Path, authority: CertificateAuthority
+) -> None:
+    """From direct to NATS and back: each record once, and the principal counts with both."""
+    shard = NatsShard()
+    files = shard.files(authority)
+    nats = NatsServer.create(
+        tmp_path / "nats",
+        authority.issue("nats"),
+        {"eu-1": "spiffe://example.org/server-eu-1"},
+    )
+    port = await shard.start(authority, files)
+    process = AuditLogProcess.create(
+        tmp_path / "home", authority.issue("audit-log"), {"eu-1": port}
+    )
+    direct = process.config_file.read_text()
+    direct += '\nprincipal = "spiffe://example.org/server-eu-1"\n'
+    head, endpoint = direct.split("[[shards]]")
+    endpoint = endpoint.replace("endpoint = ", 'transport = "nats" #')
+    through_nats = f'{head}[nats]\nservers = ["{nats.address}"]\n[[shards]]{endpoint}'
+    nats.start()
+    try:
+        for way in (direct, through_nats, direct):
+            process.config_file.write_text(way)
+            shard.add(100)
+            if way is through_nats:
+                await shard.publish_to(nats.address, authority)
+            await process.start()
+            async with asyncio.timeout(30):
+                while shard.acknowledged < len(shard.records):  # noqa: ASYNC110 - elsewhere
+                    await asyncio.sleep(0.01)
+            await shard.stop()
+            assert await process.stop() == 0
+    finally:
+        await process.kill()
+        await shard.stop()
+        await Shard.stop(shard)
+        nats.kill()
+    verified = verify_log(process.config.log.directory, process.key)
+    assert verified.shards == {"eu-1": (5, 300)}
+    assert verified.checkpoint.size == 300
