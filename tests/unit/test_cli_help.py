@@ -48,6 +48,8 @@ LEAVES = (
     ("rekey",),
     ("datakey",),
     ("random",),
+    *((name,) for name in ("sign", "verify", "mac", "verify-mac", "public-key", "derive")),
+    ("datakey-pair",),
     ("audit", "tail"),
     ("audit", "search"),
     ("audit", "export"),

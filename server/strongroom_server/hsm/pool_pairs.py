@@ -1,7 +1,7 @@
-"""What can be asked of a session pool beyond `ports.HsmToken`: MACs, key pairs, export.
+"""What can be asked of a session pool: MACs, key pairs (`pair_ports.PairToken`), and export.
 
 Like those of `pool_operations`, these operations have no side effects and may be sent to
-any worker. The RPCs that need them come later.
+any worker.
 """
 
 from __future__ import annotations

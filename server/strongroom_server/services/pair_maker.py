@@ -2,8 +2,8 @@
 
 Their private keys are to leave in the clear, now or after Decrypt, so there is nothing for an
 HSM to keep: what counts is their randomness, and that they lie in memory for a moment only
-(docs/threat-model.md, Data keys). PKCS#11 gives a private key out in the clear from few
-modules, and every one in another form.
+(docs/threat-model.md, Data keys and data key pairs). PKCS#11 gives a private key out in the
+clear from few modules, and every one in another form.
 
     EC        d = (c mod (n - 1)) + 1 of 64 bits more than the order's, from the HSM
               (FIPS 186-5, A.2.1)
