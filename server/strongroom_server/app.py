@@ -42,6 +42,7 @@ from strongroom_server.mutations import AuditDraft
 from strongroom_server.ops.deletion_observer import DeletionObserver
 from strongroom_server.ops.health import ReadinessCheck, build_ops_server
 from strongroom_server.ops.hsm_events import RecordingHsmObserver
+from strongroom_server.ops.import_observer import ImportObserver
 from strongroom_server.ops.logging import configure_logging
 from strongroom_server.ops.metrics import Metrics
 from strongroom_server.ops.observers import RootObserver, RpcObserver
@@ -56,10 +57,12 @@ from strongroom_server.services.crypto import CryptoService
 from strongroom_server.services.data_key_pairs import DataKeyPairService
 from strongroom_server.services.events import ShardEvents
 from strongroom_server.services.destruction import KeyDestruction
+from strongroom_server.services.import_upkeep import ImportUpkeep
 from strongroom_server.services.key_access import KeyAccess
 from strongroom_server.services.key_management import KeyManagement
 from strongroom_server.services.lifecycle import LifecycleService
 from strongroom_server.services.managed_keys import ManagedKeys
+from strongroom_server.services.material_deletion import MaterialDeletion
 from strongroom_server.services.pair_maker import PairMaker
 from strongroom_server.services.quotas import Quotas
 from strongroom_server.services.records import Recorder
@@ -305,8 +308,16 @@ def _build_services(
         destruction = KeyDestruction(
             opened.shard, recorder, clock, DeletionObserver(metrics.shard(region))
         )
-        task = asyncio.create_task(destruction.run(), name=f"deletion-{region}")
-        stack.push_async_callback(_end, task)
+        upkeep = ImportUpkeep(
+            opened.shard,
+            MaterialDeletion(recorder=recorder, clock=clock),
+            recorder=recorder,
+            clock=clock,
+            observer=ImportObserver(metrics.shard(region)),
+        )
+        for work, name in ((destruction.run(), "deletion"), (upkeep.run(), "imports")):
+            task = asyncio.create_task(work, name=f"{name}-{region}")
+            stack.push_async_callback(_end, task)
     rotation = RotationByUse(lifecycle=lifecycle, clock=clock)
     access = KeyAccess(authorization, quotas)
     uses = UseCounters(

@@ -97,6 +97,7 @@ class MemoryService:
         )
         self.management = KeyManagement.of(keys, self.clock, minimum_deletion_days=7)
         self.aliases = self.management.aliases
+        self.imports = self.management.imports
         self.lifecycle = LifecycleService(
             keys=keys,
             roots=RootBook(recorder=self.recorder, clock=self.clock),

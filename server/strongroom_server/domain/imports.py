@@ -24,12 +24,21 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Self
 
 from strongroom_server.domain.algorithms import Algorithm
-from strongroom_server.domain.keys import KeySpec, KeyVersionRef
+from strongroom_server.domain.keys import (
+    Key,
+    KeyOrigin,
+    KeySpec,
+    KeyState,
+    KeyVersion,
+    KeyVersionRef,
+)
+from strongroom_server.domain.policy import Action
 from strongroom_server.errors import (
     ArgumentInvalidError,
     ImportTokenExpiredError,
     ImportTokenInvalidError,
     ImportTokenUsedError,
+    KeyOriginMismatchError,
 )
 
 __all__ = [
@@ -43,8 +52,13 @@ __all__ = [
     "IssuedToken",
     "TokenState",
     "WrappingAlgorithm",
+    "check_can_be_brought",
     "check_expiry",
+    "check_external",
+    "check_made_in_hsm",
     "check_token",
+    "is_being_deleted",
+    "state_after_cancel",
 ]
 
 TOKEN_LIFETIME: Final = timedelta(hours=24)
@@ -207,6 +221,52 @@ def check_token(
     if issued.expire_time <= now or issued.wrapping_key_gone:
         raise ImportTokenExpiredError
     return parsed
+
+
+def check_external(action: Action, key: Key) -> None:
+    """Refuse a call that is for keys whose material is brought.
+
+    Raises:
+        KeyOriginMismatchError: The material of this one is made in the HSM.
+    """
+    if key.origin is not KeyOrigin.EXTERNAL:
+        raise KeyOriginMismatchError(str(key.name), key.origin, action)
+
+
+def check_made_in_hsm(action: Action, key: Key) -> None:
+    """Refuse a call that is for keys whose material the HSM makes.
+
+    Raises:
+        KeyOriginMismatchError: The material of this one is brought.
+    """
+    if key.origin is not KeyOrigin.HSM:
+        raise KeyOriginMismatchError(str(key.name), key.origin, action)
+
+
+def check_can_be_brought(spec: KeySpec) -> None:
+    """Refuse keys whose material cannot be brought.
+
+    Raises:
+        ArgumentInvalidError: It cannot.
+    """
+    if spec not in MATERIAL_BYTES:
+        raise ArgumentInvalidError.of(
+            "origin", "origin.spec", f"EXTERNAL is for {', '.join(MATERIAL_BYTES)}"
+        )
+
+
+def is_being_deleted(key: Key, version: KeyVersion) -> bool:
+    """Say whether the HSM may have been told to destroy a version's imported material."""
+    return key.state is KeyState.PENDING_IMPORT and version.has_material
+
+
+def state_after_cancel(key: Key, now: datetime) -> KeyState:
+    """Return the state of a key whose deletion is taken back: by whether it has material."""
+    external = key.versions[0].external
+    if external is None:
+        return KeyState.DISABLED
+    ended = external.expire_time is not None and external.expire_time <= now
+    return KeyState.DISABLED if key.has_material and not ended else KeyState.PENDING_IMPORT
 
 
 def check_expiry(expire_time: datetime | None, now: datetime) -> None:

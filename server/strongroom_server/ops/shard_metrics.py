@@ -59,6 +59,7 @@ HSM_MECHANISMS: Final = (
     "export",
     "import",
     "destroy",
+    "import_external",
 )
 """What a worker can be asked for: one trip to the HSM, however many PKCS#11 calls."""
 
@@ -145,6 +146,10 @@ class ShardFamilies:
             "strongroom_destruction_failures_total",
             "Attempts to destroy what is due that failed; they are repeated every minute.",
         )
+        self.expired_materials = counter(
+            "strongroom_expired_materials_total",
+            "Imported materials that came to their end and were destroyed.",
+        )
         self.audit_events = counter(
             "strongroom_audit_events_total", "Audit records made durable in the spool."
         )
@@ -208,6 +213,7 @@ class ShardMetrics:
         self._rewrap_failures = families.rewrap_failures.labels(region)
         self._destroyed_versions = families.destroyed_versions.labels(region)
         self._destruction_failures = families.destruction_failures.labels(region)
+        self._expired_materials = families.expired_materials.labels(region)
         self._audit_events = families.audit_events.labels(region)
         self._audit_failures = families.audit_failures.labels(region)
         self._audit_spool_bytes = families.audit_spool_bytes.labels(region)
@@ -268,6 +274,10 @@ class ShardMetrics:
     def destruction_failed(self) -> None:
         """Count a failed attempt to destroy what is due."""
         self._destruction_failures.inc()
+
+    def material_expired(self) -> None:
+        """Count imported material that came to its end."""
+        self._expired_materials.inc()
 
     def audit_recorded(self, records: int = 1) -> None:
         """Count audit records that became durable."""

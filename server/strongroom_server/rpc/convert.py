@@ -22,8 +22,10 @@ from strongroom_server.domain.algorithms import Algorithm, algorithms_of
 from strongroom_server.domain.keys import (
     Alias,
     AuditMode,
+    ExternalMaterial,
     Key,
     KeyManager,
+    KeyOrigin,
     KeySpec,
     KeyState,
     KeyStorage,
@@ -53,10 +55,12 @@ __all__ = [
     "key_message",
     "key_name",
     "key_or_alias",
+    "origin_of",
     "region",
     "spec_of",
     "spec_value",
     "storage_of",
+    "timestamp",
     "usage_of",
     "usage_value",
     "version_message",
@@ -77,12 +81,18 @@ _STORAGES: Final = {
 }
 _AUDIT_MODES: Final = {mode: resources.AuditMode.Value(f"AUDIT_MODE_{mode}") for mode in AuditMode}
 _ASKED_AUDIT_MODES: Final = {number: mode for mode, number in _AUDIT_MODES.items()}
+_ORIGINS: Final = {
+    KeyOrigin.HSM: resources.KEY_ORIGIN_HSM,
+    KeyOrigin.EXTERNAL: resources.KEY_ORIGIN_EXTERNAL,
+}
+_ASKED_ORIGINS: Final = {number: origin for origin, number in _ORIGINS.items()}
 _ASKED_STORAGES: Final = {number: storage for storage, number in _STORAGES.items()}
 _STATES: Final = {
     KeyState.ENABLED: resources.KEY_STATE_ENABLED,
     KeyState.DISABLED: resources.KEY_STATE_DISABLED,
     KeyState.PENDING_DELETION: resources.KEY_STATE_PENDING_DELETION,
     KeyState.DESTROYED: resources.KEY_STATE_DESTROYED,
+    KeyState.PENDING_IMPORT: resources.KEY_STATE_PENDING_IMPORT,
 }
 _ASKED_STATES: Final = {number: state for state, number in _STATES.items()}
 _VERSION_STATES: Final = {
@@ -187,6 +197,11 @@ def storage_of(value: resources.KeyStorage.ValueType) -> KeyStorage | None:
     return _ASKED_STORAGES.get(value)
 
 
+def origin_of(value: resources.KeyOrigin.ValueType) -> KeyOrigin:
+    """Return the origin asked for; the HSM when nothing was said."""
+    return _ASKED_ORIGINS.get(value, KeyOrigin.HSM)
+
+
 def audit_mode_of(value: resources.AuditMode.ValueType) -> AuditMode:
     """Return the audit mode asked for; REQUIRED when nothing was said."""
     return _ASKED_AUDIT_MODES.get(value, AuditMode.REQUIRED)
@@ -240,18 +255,20 @@ def check_crc32c(field: str, data: bytes, *, given: int | None) -> bool:
     return True
 
 
-def _timestamp(time: datetime) -> timestamp_pb2.Timestamp:
+def timestamp(time: datetime) -> timestamp_pb2.Timestamp:
+    """Return the message of a time."""
     message = timestamp_pb2.Timestamp()
     message.FromDatetime(time)
     return message
 
 
 def _optional(time: datetime | None) -> timestamp_pb2.Timestamp | None:
-    return None if time is None else _timestamp(time)
+    return None if time is None else timestamp(time)
 
 
 def key_message(key: Key) -> resources.Key:
     """Return the message of a key."""
+    external = key.versions[-1].external or ExternalMaterial()
     return resources.Key(
         name=str(key.name),
         spec=_SPECS[key.spec],
@@ -261,14 +278,17 @@ def key_message(key: Key) -> resources.Key:
         description=key.description,
         primary_version=str(key.version_name(key.primary_version)),
         creator=key.creator,
-        create_time=_timestamp(key.create_time),
-        update_time=_timestamp(key.update_time),
+        create_time=timestamp(key.create_time),
+        update_time=timestamp(key.update_time),
         etag=key.etag,
         storage=_STORAGES[key.storage],
         audit_mode=_AUDIT_MODES[key.audit_mode],
         deletion_time=_optional(key.deletion.time if key.deletion else None),
         destroy_time=_optional(key.destroy_time),
         tags=dict(key.tags),
+        origin=_ORIGINS[key.origin],
+        import_time=_optional(external.import_time),
+        material_expire_time=_optional(external.expire_time),
         algorithms=[_ALGORITHMS[each] for each in algorithms_of(key.spec, key.usage)],
     )
 
@@ -279,7 +299,7 @@ def version_message(key: Key, version: KeyVersion) -> resources.KeyVersion:
         name=str(key.version_name(version.number)),
         number=version.number,
         is_primary=version.number == key.primary_version,
-        create_time=_timestamp(version.create_time),
+        create_time=timestamp(version.create_time),
         reserved_uses=version.reserved_uses,
         state=_VERSION_STATES[version.state],
         deletion_time=_optional(version.deletion.time if version.deletion else None),
@@ -292,6 +312,6 @@ def alias_message(alias: Alias) -> resources.Alias:
     return resources.Alias(
         name=str(alias.name),
         key=str(KeyName(alias.name.region, alias.key_id)),
-        create_time=_timestamp(alias.create_time),
-        update_time=_timestamp(alias.update_time or alias.create_time),
+        create_time=timestamp(alias.create_time),
+        update_time=timestamp(alias.update_time or alias.create_time),
     )

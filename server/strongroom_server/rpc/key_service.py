@@ -7,6 +7,7 @@ from strongroom_server.domain.keys import KeyState
 from strongroom_server.rpc import convert
 from strongroom_server.rpc.asymmetric_methods import AsymmetricMethods
 from strongroom_server.rpc.call import Call
+from strongroom_server.rpc.key_import import KeyImportMethods
 from strongroom_server.rpc.key_lifecycle import KeyLifecycleMethods
 from strongroom_server.rpc.key_permissions import KeyPermissionMethods
 from strongroom_server.services.asymmetric import AsymmetricService
@@ -21,7 +22,7 @@ __all__ = ["METHODS", "SERVICE", "KeyService"]
 SERVICE = "strongroom.kms.v1.KeyService"
 
 
-class KeyService(AsymmetricMethods, KeyLifecycleMethods, KeyPermissionMethods):
+class KeyService(AsymmetricMethods, KeyLifecycleMethods, KeyPermissionMethods, KeyImportMethods):
     """The gRPC skin over life cycle and crypto services."""
 
     def __init__(
@@ -37,6 +38,7 @@ class KeyService(AsymmetricMethods, KeyLifecycleMethods, KeyPermissionMethods):
         AsymmetricMethods.__init__(self, asymmetric=asymmetric, pairs=pairs)
         KeyLifecycleMethods.__init__(self, management=management)
         KeyPermissionMethods.__init__(self, management=management)
+        KeyImportMethods.__init__(self, imports=management.imports)
         self._lifecycle = lifecycle
         self._crypto = crypto
 
@@ -52,6 +54,7 @@ class KeyService(AsymmetricMethods, KeyLifecycleMethods, KeyPermissionMethods):
             storage=convert.storage_of(request.storage),
             audit_mode=convert.audit_mode_of(request.audit_mode),
             tags=dict(request.tags),
+            origin=convert.origin_of(request.origin),
         )
         change = ChangeRequest(request.request_id, "", request.validate_only)
         key, receipt = await self._lifecycle.create_key(

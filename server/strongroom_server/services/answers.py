@@ -27,6 +27,13 @@ from strongroom_server.domain.keys import (
     KeyVersion,
 )
 from strongroom_server.domain.policy_history import PolicyRevision
+from strongroom_server.services.import_answers import (
+    ImportParameters,
+    decode_external,
+    decode_parameters,
+    encode_external,
+    encode_parameters,
+)
 from strongroom_server.services.permission_answers import (
     decode_grant,
     decode_revision,
@@ -34,7 +41,7 @@ from strongroom_server.services.permission_answers import (
     encode_revision,
 )
 
-__all__ = ["Answer", "decode_answer", "encode_answer"]
+__all__ = ["Answer", "ImportParameters", "decode_answer", "encode_answer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,7 @@ class Answer:
     alias: Alias | None = None
     grant: Grant | None = None
     revision: PolicyRevision | None = None
+    parameters: ImportParameters | None = None
 
 
 def encode_answer(answer: Answer) -> str:
@@ -69,7 +77,11 @@ def encode_answer(answer: Answer) -> str:
             "updated": key.update_time.isoformat(),
             "revision": key.revision,
             "versions": [
-                [v.number, v.create_time.isoformat(), v.reserved_uses, *_encode_end(v)]
+                [
+                    *(v.number, v.create_time.isoformat(), v.reserved_uses),
+                    *_encode_end(v),
+                    encode_external(v.external),
+                ]
                 for v in key.versions
             ],
             "storage": key.storage,
@@ -86,6 +98,8 @@ def encode_answer(answer: Answer) -> str:
         }
     if answer.grant is not None:
         document["grant"] = encode_grant(answer.grant)
+    if answer.parameters is not None:
+        document["parameters"] = encode_parameters(answer.parameters)
     if answer.revision is not None:
         document["revision"] = encode_revision(answer.revision)
     return json.dumps(document, separators=(",", ":"))
@@ -111,8 +125,12 @@ def decode_answer(text: str) -> Answer:
             revision=data["revision"],
             policy="",
             versions=tuple(
-                KeyVersion(number, datetime.fromisoformat(created), uses, None, *_decode_end(end))
-                for number, created, uses, *end in data["versions"]
+                KeyVersion(
+                    *(number, datetime.fromisoformat(created), uses, None),
+                    *_decode_end(rest[:3]),
+                    external=decode_external(rest[3:]),
+                )
+                for number, created, uses, *rest in data["versions"]
             ),
             # Answers from before there was a choice, or an end, do not have it.
             storage=KeyStorage(data.get("storage", KeyStorage.RESIDENT)),
@@ -129,11 +147,13 @@ def decode_answer(text: str) -> Answer:
             update_time=_time(data.get("updated")),
         )
     grant, revision = document.get("grant"), document.get("revision")
+    parameters = document.get("parameters")
     return Answer(
         key,
         alias,
         None if grant is None else decode_grant(grant),
         None if revision is None else decode_revision(revision),
+        None if parameters is None else decode_parameters(parameters),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from strongroom.receipts import Receipt
 from strongroom.resource_names import KeyName, KeyVersionName
 from strongroom_server.domain.deletion import pending_days, schedule
+from strongroom_server.domain.imports import state_after_cancel
 from strongroom_server.domain.keys import Deletion, Key, KeyState, KeyVersion, VersionState
 from strongroom_server.domain.policy import Action
 from strongroom_server.domain.states import check_version_state
@@ -65,7 +66,7 @@ class KeyDeletion:
     async def cancel_key(
         self, caller: Caller, name: KeyName, request: ChangeRequest
     ) -> tuple[Key, Receipt]:
-        """Take the deletion of a key back; the key is disabled then.
+        """Take the deletion of a key back; the key is disabled then, or waits for an import.
 
         Raises:
             StrongroomError: As the error table says; recorded.
@@ -73,7 +74,8 @@ class KeyDeletion:
 
         async def plan(_: Shard, key: Key) -> KeyChange | None:
             _refuse_begun(Action.CANCEL_KEY_DELETION, str(key.name), key.deletion)
-            return SetDeletion(key.key_id, KeyState.DISABLED, None, self._clock.now(), key.revision)
+            now = self._clock.now()
+            return SetDeletion(key.key_id, state_after_cancel(key, now), None, now, key.revision)
 
         body = (str(name), request.etag)
         return await self._keys.change(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,15 +13,18 @@ from strongroom_server.services.explanations import ExplanationService
 from strongroom_server.services.grants import GrantService
 from strongroom_server.services.key_deletion import KeyDeletion
 from strongroom_server.services.key_details import KeyDetails
+from strongroom_server.services.key_import import KeyImport
 from strongroom_server.services.managed_keys import ManagedKeys
+from strongroom_server.services.material_deletion import MaterialDeletion
 from strongroom_server.services.policies import PolicyService
+from strongroom_server.services.root_book import RootBook
 
 __all__ = ["KeyManagement"]
 
 
 @dataclass(frozen=True, slots=True)
 class KeyManagement:
-    """Descriptions and tags, deletion, aliases, policies, grants."""
+    """Descriptions and tags, deletion, aliases, policies, grants, imports."""
 
     details: KeyDetails
     deletion: KeyDeletion
@@ -28,6 +32,7 @@ class KeyManagement:
     policies: PolicyService
     grants: GrantService
     explanations: ExplanationService
+    imports: KeyImport
 
     @classmethod
     def of(
@@ -37,6 +42,7 @@ class KeyManagement:
         *,
         minimum_deletion_days: int,
         new_grant_id: Callable[[], uuid.UUID] = uuid.uuid4,
+        random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> KeyManagement:
         """Make them over the same keys; `new_grant_id` makes random UUIDs (version 4)."""
         return cls(
@@ -46,4 +52,12 @@ class KeyManagement:
             PolicyService(keys=keys, clock=clock),
             GrantService(keys=keys, clock=clock, new_grant_id=new_grant_id),
             ExplanationService(keys=keys),
+            KeyImport(
+                keys=keys,
+                roots=RootBook(recorder=keys.recorder, clock=clock),
+                deletion=MaterialDeletion(recorder=keys.recorder, clock=clock),
+                clock=clock,
+                new_transfer_id=uuid.uuid4,
+                random_bytes=random_bytes,
+            ),
         )

@@ -13,11 +13,14 @@ from typing import Final
 from strongroom.receipts import Receipt
 from strongroom.resource_names import KeyName
 from strongroom_server.domain.algorithms import choose_storage
+from strongroom_server.domain.imports import check_can_be_brought, check_made_in_hsm
 from strongroom_server.domain.key_uses import check_takes_part
 from strongroom_server.domain.keys import (
     AuditMode,
+    ExternalMaterial,
     Key,
     KeyManager,
+    KeyOrigin,
     KeySpec,
     KeyState,
     KeyStorage,
@@ -60,6 +63,7 @@ class NewKey:
     storage: KeyStorage | None = None
     audit_mode: AuditMode = AuditMode.REQUIRED
     tags: Mapping[str, str] = field(default_factory=dict)
+    origin: KeyOrigin = KeyOrigin.HSM
 
 
 class LifecycleService:
@@ -89,18 +93,23 @@ class LifecycleService:
         """
         shard = self._keys.topology.shard(new.region)
         trace = Trace("CreateKey", validate_only=request.validate_only)
+        is_brought = new.origin is KeyOrigin.EXTERNAL
 
         async def plan() -> tuple[Change | None, Answer]:
             trace.policy = self._keys.authorization.authorize_create(
                 caller.principal, f"regions/{new.region}"
             )
             now = self._clock.now()
+            first = KeyVersion(1, now, 0)
+            if is_brought:
+                check_can_be_brought(new.spec)
+                first = replace(first, external=ExternalMaterial())
             key = Key(
                 key_id=self._new_key_id(),
                 region=new.region,
                 spec=new.spec,
                 usage=new.usage,
-                state=KeyState.ENABLED,
+                state=KeyState.PENDING_IMPORT if is_brought else KeyState.ENABLED,
                 manager=KeyManager.CUSTOMER,
                 description=new.description,
                 primary_version=1,
@@ -109,7 +118,7 @@ class LifecycleService:
                 update_time=now,
                 revision=1,
                 policy=new.policy or default_policy(caller.principal),
-                versions=(KeyVersion(1, now, 0),),
+                versions=(first,),
                 storage=choose_storage(
                     new.spec, new.storage, default=shard.storage, region=shard.region
                 ),
@@ -122,8 +131,8 @@ class LifecycleService:
             self._keys.authorization.check_new_policy(
                 key.policy, creator=caller.principal, key_name=str(key.name)
             )
-            if not request.validate_only:
-                first = await self._with_material(caller, shard, key, key.versions[0])
+            if not request.validate_only and not is_brought:
+                first = await self._with_material(caller, shard, key, first)
                 key = replace(key, versions=(first,))
             return CreateKey(key), Answer(key=key)
 
@@ -134,6 +143,8 @@ class LifecycleService:
             body = (*body, f"audit_mode {new.audit_mode}")
         if new.tags:
             body = (*body, sorted(new.tags.items()))
+        if is_brought:
+            body = (*body, f"origin {new.origin}")
         answer, receipt = await self._keys.changes.make(
             shard, caller, trace, request, body, plan=plan
         )
@@ -265,6 +276,7 @@ class LifecycleService:
         self, caller: Caller, shard: Shard, key: Key, request: ChangeRequest
     ) -> AddVersion:
         check_takes_part(Action.ROTATE_KEY, key)
+        check_made_in_hsm(Action.ROTATE_KEY, key)
         now = self._clock.now()
         version = KeyVersion(key.versions[-1].number + 1, now, 0)
         if not request.validate_only:

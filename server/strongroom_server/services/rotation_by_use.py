@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import Final
 
-from strongroom_server.domain.keys import Key, KeyState, KeyVersionRef
+from strongroom_server.domain.keys import Key, KeyOrigin, KeyState, KeyVersionRef
 from strongroom_server.errors import StrongroomError
 from strongroom_server.ports import Clock
 from strongroom_server.services.caller import Caller
@@ -57,6 +57,8 @@ class RotationByUse:
                 current = await shard.find_id(key.key_id)
                 if current is None or current.primary_version != key.primary_version:
                     return  # rotated by somebody else meanwhile
+                if current.origin is KeyOrigin.EXTERNAL:
+                    return  # its material is brought: who brings it makes another key
                 if current.state in {KeyState.PENDING_DELETION, KeyState.DESTROYED}:
                     return  # its next use, if it comes back, says so again
                 await self._lifecycle.rotate_worn(caller, shard, key.name)
