@@ -18,9 +18,10 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as aio_health
 
-from strongroom.audit.v1 import audit_log_service_pb2_grpc
+from strongroom.audit.v1 import audit_log_service_pb2
 from strongroom.json_log import configure_logging
 from strongroom.ops_http import OpsServer, build_ops_app
+from strongroom.rpc_handlers import generic_handler
 from strongroom.tlog.note import CosignerKey
 from strongroom_auditlog import service
 from strongroom_auditlog.calls import CallGuard
@@ -229,7 +230,8 @@ def _build_server(
     servicer: Any = type("GuardedAuditLogService", (), {})()
     for name in service.METHODS:
         setattr(servicer, name, guard.wrap(service.SERVICE, name, getattr(plain, name)))
-    audit_log_service_pb2_grpc.add_AuditLogServiceServicer_to_server(servicer, server)
+    described = audit_log_service_pb2.DESCRIPTOR.services_by_name["AuditLogService"]
+    server.add_generic_rpc_handlers((generic_handler(described, servicer, service.METHODS),))
     health = aio_health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     try:

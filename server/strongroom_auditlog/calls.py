@@ -16,6 +16,7 @@ import structlog
 from google.protobuf.message import Message
 
 from strongroom.peers import PeerIdentityError, principal_from_auth_context
+from strongroom.rpc_handlers import MalformedRequest
 from strongroom.rpc_metrics import RpcMetrics
 from strongroom.tlog.errors import VerificationError
 from strongroom_auditlog.errors import EntryArchivedError, FieldViolation, Reason, RequestError
@@ -44,7 +45,9 @@ class CallGuard:
         """Return `method` behind the stages, in the form that gRPC calls."""
         rpc = self._metrics.rpc(f"/{service}/{name}")
 
-        async def unary(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+        async def unary(
+            request: Message | MalformedRequest, context: grpc.aio.ServicerContext[Any, Any]
+        ) -> Message:
             request_id = str(uuid.uuid4())
             began = time.perf_counter()
             rpc.start()
@@ -69,7 +72,7 @@ class CallGuard:
     async def _answer(
         self,
         method: Method,
-        request: Message,
+        request: Message | MalformedRequest,
         context: grpc.aio.ServicerContext[Any, Any],
         fields: dict[str, str],
     ) -> Message | RequestError:
@@ -93,7 +96,7 @@ class CallGuard:
     async def _admit(
         self,
         method: Method,
-        request: Message,
+        request: Message | MalformedRequest,
         context: grpc.aio.ServicerContext[Any, Any],
         fields: dict[str, str],
     ) -> Message:
@@ -106,6 +109,10 @@ class CallGuard:
             except PeerIdentityError as exc:
                 raise RequestError(Reason.PEER_UNAUTHENTICATED, str(exc)) from exc
             fields["principal"] = principal
+            if isinstance(request, MalformedRequest):
+                raise RequestError.invalid(
+                    FieldViolation("", "protobuf", "the request is not a message of its type")
+                )
             self._validate(request)
             return await method(request, principal)
         finally:

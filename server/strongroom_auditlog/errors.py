@@ -138,5 +138,7 @@ class RequestError(AuditLogError):
     @classmethod
     def invalid(cls, *violations: FieldViolation) -> RequestError:
         """Make the refusal of fields that break their rules."""
-        text = "; ".join(f"{v.field}: {v.description}" for v in violations)
+        text = "; ".join(
+            f"{v.field}: {v.description}" if v.field else v.description for v in violations
+        )
         return cls(Reason.ARGUMENT_INVALID, text, violations)

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -297,6 +298,17 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
     assert info.domain == "strongroom"
     reason: str = info.reason
     return reason
+
+
+async def test_bytes_that_are_no_message_are_an_invalid_argument(deployment: Deployment) -> None:
+    """What does not parse is refused like any other bad request, with its reason."""
+    async with deployment.channel() as channel:
+        for method in messages.DESCRIPTOR.services_by_name["AuditLogService"].methods_by_name:
+            call: Any = channel.unary_unary(f"/strongroom.audit.v1.AuditLogService/{method}")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(b"\x0a\xff", timeout=10)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "not a message of its type" in str(caught.value.details())
 
 
 async def test_who_may_ask_for_what(deployment: Deployment, tmp_path: Path) -> None:

@@ -143,7 +143,9 @@ def code_of(error: Any) -> grpc.StatusCode:
     return code
 
 
-def refused(call: Any, request: Message, *, timeout: float = 10, **options: Any) -> grpc.RpcError:
+def refused(
+    call: Any, request: Message | bytes, *, timeout: float = 10, **options: Any
+) -> grpc.RpcError:
     """Call and return the refusal."""
     with pytest.raises(grpc.RpcError) as refusal:
         call(request, timeout=timeout, **options)

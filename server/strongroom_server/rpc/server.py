@@ -11,10 +11,10 @@ from grpc_reflection.v1alpha import reflection
 
 from strongroom.audit.v1 import audit_service_pb2
 from strongroom.kms.v1 import key_service_pb2
+from strongroom.rpc_handlers import generic_handler
 from strongroom_server.errors import StartRefusedError
 from strongroom_server.rpc import audit_service, key_service
 from strongroom_server.rpc.audit_service import AuditService
-from strongroom_server.rpc.handlers import generic_handler
 from strongroom_server.rpc.interceptors import Pipeline
 from strongroom_server.rpc.key_service import KeyService
 
