@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import assert_type
 
 from strongroom_client import (
     ANY_CONTEXT,
+    Algorithm,
+    Alias,
     AsyncEnvelopeClient,
     AsyncKmsClient,
     AuditMode,
     CheckpointStore,
     DataKeyCache,
+    DataKeyPairSpec,
     DecryptResult,
     EncryptResult,
     EnvelopeClient,
+    GeneratedDataKeyPair,
     Key,
     KeyDisabledError,
+    KeySpec,
     KeyStorage,
+    KeyUsage,
     KeyVersion,
     KmsClient,
     OpenedEnvelope,
     Receipt,
     ReceiptLog,
     SecretBytes,
+    SignResult,
     UnavailableError,
     VerifiedRecord,
+    VerifyResult,
     async_stream,
     load_options,
     stream,
 )
 from strongroom_client.testing import FakeKms
+
+
+def use_pairs(kms: KmsClient) -> None:
+    key = kms.create_key("eu-1", spec=KeySpec.RSA_2048, usage=KeyUsage.SIGN_VERIFY).name
+    made = kms.sign(key, b"x", algorithm=Algorithm.RSASSA_PSS_SHA_256)
+    assert_type(made, SignResult)
+    assert_type(made.algorithm, Algorithm)
+    verified = kms.verify(key, b"x", made.signature, algorithm=made.algorithm)
+    assert_type(verified, VerifyResult)
+    assert_type(kms.get_public_key(key).pem, str)
+    pair = kms.generate_data_key_pair(key, DataKeyPairSpec.EC_P256, encryption_context={})
+    assert_type(pair, GeneratedDataKeyPair)
+    assert_type(pair.plaintext_private_key, SecretBytes)
 
 
 def use_keys(path: Path) -> None:
@@ -43,6 +65,13 @@ def use_keys(path: Path) -> None:
         assert_type(kms.create_key("eu-1", audit_mode=AuditMode.BUFFERED).audit_mode, AuditMode)
         for version in kms.list_key_versions(key.name):
             assert_type(version, KeyVersion)
+            assert_type(kms.schedule_key_version_deletion(version.name), KeyVersion)
+        assert_type(
+            kms.schedule_key_deletion(key.name, pending_days=7).deletion_time, datetime | None
+        )
+        assert_type(kms.cancel_key_deletion(key.name, etag=key.etag), Key)
+        assert_type(kms.tag_key(key.name, {"team": "orders"}).tags, Mapping[str, str])
+        assert_type(next(kms.list_aliases("eu-1", key=key.name)), Alias)
         made = kms.encrypt(key.name, b"secret", encryption_context={"order": "17"})
         assert_type(made, EncryptResult)
         try:
