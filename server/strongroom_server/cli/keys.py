@@ -36,6 +36,15 @@ class Recording(enum.StrEnum):
     BUFFERED = "buffered"
 
 
+class State(enum.StrEnum):
+    """States of keys, as they are typed."""
+
+    ENABLED = "enabled"
+    DISABLED = "disabled"
+    PENDING_DELETION = "pending-deletion"
+    DESTROYED = "destroyed"
+
+
 class Storage(enum.StrEnum):
     """Where the material of a new key is kept, as it is typed."""
 
@@ -54,7 +63,7 @@ LIST_COLUMNS = (
     "create_time",
     "description",
 )
-VERSION_COLUMNS = ("number", "is_primary", "create_time", "reserved_uses")
+VERSION_COLUMNS = ("number", "is_primary", "state", "create_time", "reserved_uses")
 
 
 @app.command("create")
@@ -143,21 +152,39 @@ def create(
 @app.command("list")
 def list_(
     *,
+    state: Annotated[
+        list[State] | None,
+        typer.Option(help="Those in this state; may be repeated. Default: all but destroyed."),
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Those with this tag; may be repeated."),
+    ] = None,
+    newest_first: Annotated[
+        bool, typer.Option("--newest-first", help="Else the oldest come first.")
+    ] = False,
     region: RegionOption = None,
     config: ConfigOption = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """List the keys that you may see.
 
-    Those of one region, oldest first.
+    Those of one region, by age.
     """
-    from strongroom_client import KmsClient
+    from strongroom_client import KeyState, KmsClient
     from strongroom_server.cli.connection import load_client_options
     from strongroom_server.cli.output import print_rows
+    from strongroom_server.cli.targets import parse_tags
 
     options = load_client_options(config, region)
     with KmsClient(options) as client:
-        rows = [describe_key(key) for key in client.list_keys(options.regions[0])]
+        found = client.list_keys(
+            options.regions[0],
+            states=[KeyState[each.name] for each in state or ()],
+            tags=parse_tags(tag or []),
+            newest_first=newest_first,
+        )
+        rows = [describe_key(key) for key in found]
     if output is Format.TABLE:
         for row in rows:
             row["primary_version"] = str(row["primary_version"]).rpartition("/")[2]
@@ -290,6 +317,9 @@ def describe_key(key: Key) -> dict[str, Cell]:
         "creator": key.creator,
         "create_time": key.create_time.isoformat(),
         "update_time": key.update_time.isoformat(),
+        "deletion_time": None if key.deletion_time is None else key.deletion_time.isoformat(),
+        "destroy_time": None if key.destroy_time is None else key.destroy_time.isoformat(),
+        "tags": " ".join(f"{name}={value}" for name, value in sorted(key.tags.items())),
         "etag": key.etag,
         "receipt": " ".join(str(receipt) for receipt in key.receipts),
     }
@@ -301,6 +331,11 @@ def describe_version(version: KeyVersion) -> dict[str, Cell]:
         "name": version.name,
         "number": version.number,
         "is_primary": version.is_primary,
+        "state": str(version.state),
         "create_time": version.create_time.isoformat(),
         "reserved_uses": version.reserved_uses,
+        "deletion_time": None
+        if version.deletion_time is None
+        else version.deletion_time.isoformat(),
+        "destroy_time": None if version.destroy_time is None else version.destroy_time.isoformat(),
     }

@@ -16,7 +16,7 @@ from strongroom_server.cli import (
     files,
     grants,
     hsm,
-    keys,
+    key_lifecycle,
     pairs,
     policy,
     secrets,
@@ -43,7 +43,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_root)
     for group, name in (
-        (keys.app, "keys"),
+        (key_lifecycle.app, "keys"),
         (aliases.app, "aliases"),
         (policy.app, "policy"),
         (grants.app, "grants"),

@@ -15,7 +15,7 @@ from typing import Final
 from strongroom.resource_names import AliasName, KeyName, ResourceNameError, parse_key_or_alias
 from strongroom_server.cli.failures import CliError
 
-__all__ = ["is_key_id", "parse_alias", "parse_contexts", "parse_target"]
+__all__ = ["is_key_id", "parse_alias", "parse_contexts", "parse_tags", "parse_target"]
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
@@ -62,6 +62,23 @@ def parse_alias(text: str, *, region: str | None) -> AliasName:
     if isinstance(target, KeyName):
         raise CliError.usage(f"{text!r} names a key, not an alias")
     return target
+
+
+def parse_tags(pairs: list[str]) -> dict[str, str]:
+    """Parse tags ``NAME=VALUE``; the first ``=`` divides.
+
+    Raises:
+        CliError: One has no ``=``, or a name comes twice.
+    """
+    tags: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise CliError.usage(f"tag {pair!r}: expected NAME=VALUE")
+        if name in tags:
+            raise CliError.usage(f"tag {name!r} is given twice")
+        tags[name] = value
+    return tags
 
 
 def parse_contexts(pairs: list[str]) -> dict[str, str]:
