@@ -9,11 +9,15 @@ import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
-from strongroom.json_log import SECRET_NAMES, configure_logging
+from strongroom.json_log import MAX_NAMES, SECRET_NAMES, _Logger, _Shape, configure_logging
 from strongroom_server.ops import logging as server_logging
 
 
@@ -165,3 +169,37 @@ def test_an_unknown_level_is_refused() -> None:
     """A level outside the closed set is a programming error."""
     with pytest.raises(KeyError):
         configure_logging("chatty", io.BytesIO(), service_name="x", service_version="1")
+
+
+_values = st.recursive(
+    st.text() | st.integers() | st.floats() | st.booleans() | st.none() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+_names = st.text(max_size=12) | st.sampled_from(["region", "level", "pin", "PIN", "timestamp"])
+
+
+@given(st.dictionaries(_names, _values, max_size=6))
+def test_the_line_put_together_by_hand_is_the_same(members: dict[str, Any]) -> None:
+    """Whatever is logged, the line is what JSON's own encoder makes of it, byte by byte."""
+    shape = _Shape({"service.name": "tested", "region": "eu-1"})
+    logger = cast("_Logger", SimpleNamespace(name="x"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shape, "_now", lambda: "2026-01-02T03:04:05.678901Z")
+        for _ in range(2):  # the second time the names are known
+            event = {"event": "call", **members}
+            ((line,), _) = shape(logger, "info", dict(event))
+            name, source = event.pop("event"), event.pop("logger", "x")
+            exc_info = event.pop("exc_info", None)
+            expected = shape._unusual("info", name, source, event, exc_info)
+            assert line == expected.encode("utf-8", "backslashreplace")
+
+
+def test_names_from_outside_do_not_fill_the_memory(stream: io.BytesIO) -> None:
+    """What is kept of names is bounded."""
+    log = structlog.get_logger("x")
+    for number in range(MAX_NAMES + 10):
+        log.info("call", **{f"name{number}": 1})
+    shape = structlog.get_config()["processors"][-1]
+    assert len(shape._members) == MAX_NAMES
+    assert lines(stream)[-1][f"name{MAX_NAMES + 9}"] == 1
