@@ -18,6 +18,7 @@ from typing import Final
 import structlog
 
 from strongroom.receipts import Receipt
+from strongroom_server.audit.deadlines import Deadlines
 from strongroom_server.audit.spool import Spool
 from strongroom_server.errors import AuditUnavailableError, InternalError, ShardUnavailableError
 from strongroom_server.mutations import AuditDraft
@@ -50,6 +51,8 @@ class ShardAuditTrail:
         self._region = region
         self._loop = asyncio.get_running_loop()
         self._kick = asyncio.Event()
+        # A record goes its way whether its future is cancelled, expired or answered.
+        self._deadlines: Deadlines[Receipt] = Deadlines(self._too_late)
         self._waiters: dict[int, asyncio.Future[Receipt]] = {}
         self._receipts: OrderedDict[int, Receipt] = OrderedDict()
         self._deleted_through = 0
@@ -85,12 +88,14 @@ class ShardAuditTrail:
 
     async def record(self, draft: AuditDraft, *, deadline: float) -> Receipt:
         """Implement the port."""
-        return await self._wait(self._spool.append(draft), deadline)
+        return await self._deadlines.wait(self._spool.append(draft), deadline)
 
     async def record_buffered(self, draft: AuditDraft, *, deadline: float) -> Receipt:
         """Implement the port."""
         answer = self._spool.append_buffered(draft)
-        return answer if isinstance(answer, Receipt) else await self._wait(answer, deadline)
+        return (
+            answer if isinstance(answer, Receipt) else await self._deadlines.wait(answer, deadline)
+        )
 
     def record_event(self, draft: AuditDraft) -> asyncio.Future[Receipt]:
         """Implement the port."""
@@ -104,26 +109,14 @@ class ShardAuditTrail:
         waiter = self._waiters[outbox_id] = self._loop.create_future()
         self._kick.set()
         try:
-            return await self._wait(waiter, deadline)
+            return await self._deadlines.wait(waiter, deadline)
         finally:
             self._waiters.pop(outbox_id, None)
 
-    async def _wait(self, future: asyncio.Future[Receipt], deadline: float) -> Receipt:
-        # A timer on the future costs a third of asyncio.timeout_at, and this is on every call.
-        # The record goes its way whether the future is cancelled, expired or answered.
-        timer = self._loop.call_at(deadline, self._expire, future)
-        try:
-            return await future
-        finally:
-            timer.cancel()
-
-    def _expire(self, future: asyncio.Future[Receipt]) -> None:
-        if not future.done():
-            future.set_exception(
-                AuditUnavailableError(
-                    self._region, "the audit record was not durable by the deadline"
-                )
-            )
+    def _too_late(self) -> AuditUnavailableError:
+        return AuditUnavailableError(
+            self._region, "the audit record was not durable by the deadline"
+        )
 
     async def _run(self) -> None:
         delay = _LOOK_SECONDS
