@@ -135,13 +135,16 @@ class Buckets:
             many nanoseconds, 1 or more.
         """
         lacking: tuple[Rate, int] | None = None
-        after = []
-        for rate, full_at in zip(self._rates, self._full_at, strict=True):
-            now = now_ns * rate.count
-            level = max(full_at, now) + min(cost, rate.count) * rate.period_ns
-            excess = level - now - rate.count * rate.period_ns
+        after: list[int] = []
+        for rate in self._rates:
+            count, period_ns = rate.count, rate.period_ns
+            now = now_ns * count
+            level = self._full_at[len(after)]
+            level = max(level, now)
+            level += (min(count, cost)) * period_ns
+            excess = level - now - count * period_ns
             if excess > 0:
-                wait_ns = -(-excess // rate.count)
+                wait_ns = -(-excess // count)
                 if lacking is None or wait_ns > lacking[1]:
                     lacking = rate, wait_ns
             after.append(level)
