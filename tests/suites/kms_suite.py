@@ -7,6 +7,7 @@ KmsUnderTest. What a service does otherwise is a field of that object, with its 
 from __future__ import annotations
 
 from tests.suites.crypto_suite import CryptoSuite
+from tests.suites.import_suite import ImportSuite
 from tests.suites.key_suite import KeySuite
 from tests.suites.lifecycle_suite import LifecycleSuite
 from tests.suites.pair_suite import PairSuite
@@ -15,5 +16,5 @@ from tests.suites.permission_suite import PermissionSuite
 __all__ = ["KmsSuite"]
 
 
-class KmsSuite(KeySuite, CryptoSuite, PairSuite, PermissionSuite, LifecycleSuite):
+class KmsSuite(KeySuite, CryptoSuite, PairSuite, PermissionSuite, LifecycleSuite, ImportSuite):
     """Every RPC of KeyService."""

@@ -25,6 +25,7 @@ PUBLIC = {
     "data_key_cache",
     "envelope",
     "errors",
+    "import_results",
     "options",
     "pair_results",
     "permission_results",

@@ -75,6 +75,11 @@ from strongroom_client.errors import (
     WrongKeyError,
     WrongRegionError,
 )
+from strongroom_client.import_results import (
+    ImportParameters,
+    WrappingAlgorithm,
+    wrap_key_material,
+)
 from strongroom_client.options import ClientOptions, Endpoint, TlsFiles, load_options
 from strongroom_client.pair_results import (
     DataKeyPairSpec,
@@ -106,6 +111,7 @@ from strongroom_client.results import (
     GeneratedDataKey,
     Key,
     KeyManager,
+    KeyOrigin,
     KeySpec,
     KeyState,
     KeyStorage,
@@ -156,6 +162,7 @@ __all__ = [
     "GrantConstraint",
     "GrantNotFoundError",
     "HsmUnavailableError",
+    "ImportParameters",
     "ImportTokenExpiredError",
     "ImportTokenInvalidError",
     "ImportTokenUsedError",
@@ -166,6 +173,7 @@ __all__ = [
     "KeyManager",
     "KeyMaterialMismatchError",
     "KeyNotFoundError",
+    "KeyOrigin",
     "KeyOriginMismatchError",
     "KeyPolicy",
     "KeySpec",
@@ -215,8 +223,10 @@ __all__ = [
     "VerifyResult",
     "WrappedDataKey",
     "WrappedDataKeyPair",
+    "WrappingAlgorithm",
     "WrongKeyError",
     "WrongRegionError",
     "load_options",
     "read_envelope_info",
+    "wrap_key_material",
 ]

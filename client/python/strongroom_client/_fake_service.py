@@ -14,6 +14,7 @@ from strongroom.kms.v1 import key_service_pb2 as rpc
 from strongroom.kms.v1 import resources_pb2 as pb
 from strongroom.resource_names import RegionName
 from strongroom_client._core import crc32c
+from strongroom_client._fake_imports import FakeImports
 from strongroom_client._fake_lifecycle import FakeLifecycle
 from strongroom_client._fake_pair_calls import Answer, FakePairCalls, created_usage
 from strongroom_client._fake_permissions import FakePermissions
@@ -44,6 +45,7 @@ class FakeService:
         self._shards = FakeShards(principal=principal, now=now, random_bytes=random_bytes)
         self._pairs = FakePairCalls(self._shards)
         self._lifecycle = FakeLifecycle(self._shards)
+        self._imports = FakeImports(self._shards)
         self._permissions = FakePermissions(self._shards, principal=principal, now=now)
         self._memos: dict[tuple[str, str], tuple[bytes, Message]] = {}
         self._hosted: tuple[str, ...] = ()
@@ -68,6 +70,7 @@ class FakeService:
             "GenerateRandom": self._generate_random,
             **self._pairs.handlers(hosted),
             **self._lifecycle.handlers(hosted),
+            **self._imports.handlers(hosted),
             **self._permissions.handlers(hosted),
         }
         request_id: str = getattr(request, "request_id", "")
@@ -95,6 +98,8 @@ class FakeService:
         audit_mode = request.audit_mode or pb.AUDIT_MODE_REQUIRED
         if audit_mode not in pb.AuditMode.values():
             raise refuse("audit_mode", "enum.defined_only", "REQUIRED or BUFFERED")
+        if request.origin not in pb.KeyOrigin.values():
+            raise refuse("origin", "enum.defined_only", "HSM or EXTERNAL")
         key = self._shards.create_key(
             region,
             request.description,
@@ -103,6 +108,7 @@ class FakeService:
             usage=created_usage(request),
             audit_mode=audit_mode,
             tags=request.tags,
+            is_external=request.origin == pb.KEY_ORIGIN_EXTERNAL,
             dry=request.validate_only,
         )
         response = rpc.CreateKeyResponse(key=key.to_proto() if key is not None else None)

@@ -31,6 +31,7 @@ from strongroom_client.errors import (
     EtagMismatchError,
     KeyDisabledError,
     KeyNotFoundError,
+    KeyOriginMismatchError,
     KeySpecUnsupportedError,
     KeyUsageMismatchError,
     WrongKeyError,
@@ -38,6 +39,8 @@ from strongroom_client.errors import (
 )
 
 __all__ = [
+    "MATERIAL_BYTES",
+    "FakeExternal",
     "FakeKey",
     "FakeShards",
     "check_checksum",
@@ -45,6 +48,7 @@ __all__ = [
     "check_size",
     "check_tags",
     "check_text",
+    "ciphertext_invalid",
     "encode_context",
     "refuse",
     "require_changeable",
@@ -59,7 +63,22 @@ MAX_BLOB_BYTES: Final = 4146
 MAX_TAGS: Final = 50
 MAX_TAG_NAME: Final = 128
 MAX_TAG_VALUE: Final = 256
+MATERIAL_BYTES: Final[Mapping[int, int]] = {
+    pb.KEY_SPEC_AES_256: 32,
+    pb.KEY_SPEC_HMAC_256: 32,
+    pb.KEY_SPEC_HMAC_384: 48,
+    pb.KEY_SPEC_HMAC_512: 64,
+}
 _ALIAS_ID: Final = re.compile(r"[a-zA-Z0-9_-]+(/[a-zA-Z0-9_-]+)*", re.ASCII)
+
+
+@dataclass(slots=True)
+class FakeExternal:
+    """Material that is brought: what came first, and since when and until when it is there."""
+
+    first: bytes = field(default=b"", repr=False)
+    import_time: datetime | None = None
+    expire_time: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -83,6 +102,7 @@ class FakeKey:
     tags: dict[str, str] = field(default_factory=dict)
     end: FakeEnd = field(default_factory=FakeEnd)
     version_ends: dict[int, FakeEnd] = field(default_factory=dict)
+    external: FakeExternal | None = None
 
     @property
     def state(self) -> pb.KeyState.ValueType:
@@ -91,6 +111,8 @@ class FakeKey:
             return pb.KEY_STATE_DESTROYED
         if self.end.due is not None:
             return pb.KEY_STATE_PENDING_DELETION
+        if self.external is not None and self.external.import_time is None:
+            return pb.KEY_STATE_PENDING_IMPORT
         return pb.KEY_STATE_ENABLED if self.enabled else pb.KEY_STATE_DISABLED
 
     def settle(self, now: datetime) -> None:
@@ -101,6 +123,20 @@ class FakeKey:
             self.revision += 1
         for end in self.version_ends.values():
             self.revision += end.settle(now)
+        external = self.external
+        if (
+            external is not None
+            and external.expire_time is not None
+            and external.expire_time <= now
+        ):
+            self.drop_material()
+            self.revision += 1
+
+    def drop_material(self) -> None:
+        """Forget imported material but for what tells it from other."""
+        if self.external is not None:
+            self.external.import_time = self.external.expire_time = None
+            self.materials[0] = b""
 
     def version_name(self, number: int) -> str:
         """Return the resource name of version `number`."""
@@ -130,6 +166,11 @@ class FakeKey:
             tags=self.tags,
         )
         self.end.show(key)
+        key.origin = pb.KEY_ORIGIN_HSM if self.external is None else pb.KEY_ORIGIN_EXTERNAL
+        if self.external is not None and self.external.import_time is not None:
+            key.import_time.FromDatetime(self.external.import_time)
+        if self.external is not None and self.external.expire_time is not None:
+            key.material_expire_time.FromDatetime(self.external.expire_time)
         key.create_time.FromDatetime(self.create_time)
         key.update_time.FromDatetime(self.update_time)
         return key
@@ -180,6 +221,7 @@ class FakeShards:
         usage: pb.KeyUsage.ValueType = pb.KEY_USAGE_ENCRYPT_DECRYPT,
         audit_mode: pb.AuditMode.ValueType = pb.AUDIT_MODE_REQUIRED,
         tags: Mapping[str, str],
+        is_external: bool = False,
         dry: bool,
     ) -> FakeKey | None:
         """Create a key; nothing when `dry`."""
@@ -189,6 +231,8 @@ class FakeShards:
             raise refuse("", "create_key.spec_usage", "spec and usage must fit")
         if storage == pb.KEY_STORAGE_WRAPPED and not can_be_wrapped(spec):
             raise KeySpecUnsupportedError(f"region {region}: no such keys in wrapped storage")
+        if is_external and spec not in MATERIAL_BYTES:
+            raise refuse("origin", "origin.spec", "EXTERNAL is for AES_256 and most HMAC keys")
         if dry:
             return None
         now = self.now()
@@ -197,7 +241,9 @@ class FakeShards:
             name, description, self._principal, storage, now, now, spec, usage, audit_mode
         )
         key.tags = dict(tags)
-        key.add_version(make_material(spec, self.random_bytes), now)
+        if is_external:
+            key.external = FakeExternal()
+        key.add_version(b"" if is_external else make_material(spec, self.random_bytes), now)
         self._keys[name.key_id] = key
         return key
 
@@ -240,6 +286,7 @@ class FakeShards:
         """Enable or disable; no change when it is so already."""
         check_etag(key, etag)
         require_changeable(key)
+        require_material(key)
         if not dry and key.enabled != enabled:
             key.enabled = enabled
             self.touch(key)
@@ -248,6 +295,8 @@ class FakeShards:
         """Add a primary version."""
         require_enabled(key)
         require_symmetric(key, "RotateKey")
+        if key.external is not None:
+            raise KeyOriginMismatchError(f"the material of {key.name} is brought")
         check_etag(key, etag)
         if not dry:
             key.add_version(self.random_bytes(32), self.now())
@@ -301,7 +350,7 @@ class FakeShards:
         """Return the key, the version's number and the plaintext, empty when `dry`."""
         aad = encode_context(context)
         if not MIN_BLOB_BYTES <= len(blob) <= MAX_BLOB_BYTES or blob[:2] != BLOB_START:
-            raise _ciphertext_invalid()
+            raise ciphertext_invalid()
         key_id = uuid.UUID(bytes=blob[2:18])
         number = int.from_bytes(blob[18:HEADER_BYTES], "big")
         if named is not None:
@@ -315,10 +364,10 @@ class FakeShards:
             key = found
         require_enabled(key)
         if is_pair(key.spec):
-            raise _ciphertext_invalid()
+            raise ciphertext_invalid()
         require_symmetric(key, "Decrypt")
         if not 1 <= number <= len(key.materials):
-            raise _ciphertext_invalid()
+            raise ciphertext_invalid()
         if key.version_ends.get(number, FakeEnd()).state != pb.KEY_VERSION_STATE_ENABLED:
             raise state_invalid(key.version_name(number))
         if dry:
@@ -330,7 +379,7 @@ class FakeShards:
                 blob[:HEADER_BYTES] + aad,
             )
         except InvalidTag:
-            raise _ciphertext_invalid() from None
+            raise ciphertext_invalid() from None
         return key, number, plaintext
 
     def touch(self, key: FakeKey) -> None:
@@ -390,9 +439,16 @@ def require_changeable(key: FakeKey) -> None:
         raise state_invalid(str(key.name))
 
 
+def require_material(key: FakeKey) -> None:
+    """Require that a key does not wait for an import."""
+    if key.state == pb.KEY_STATE_PENDING_IMPORT:
+        raise state_invalid(str(key.name))
+
+
 def require_enabled(key: FakeKey) -> None:
     """Require that a key can be used."""
     require_changeable(key)
+    require_material(key)
     if not key.enabled:
         raise KeyDisabledError(f"{key.name} is disabled")
 
@@ -405,5 +461,6 @@ def encode_context(context: Mapping[str, str]) -> bytes:
         raise refuse("encryption_context", "encryption_context", str(exc)) from None
 
 
-def _ciphertext_invalid() -> CiphertextInvalidError:
+def ciphertext_invalid() -> CiphertextInvalidError:
+    """Make the one error for what does not decrypt or unwrap."""
     return CiphertextInvalidError("the ciphertext is not valid for this key and encryption context")

@@ -26,6 +26,7 @@ from strongroom_client.results import (
     AuditMode,
     Key,
     KeyManager,
+    KeyOrigin,
     KeySpec,
     KeyState,
     KeyStorage,
@@ -81,6 +82,7 @@ _STATES = {
     pb.KEY_STATE_DISABLED: KeyState.DISABLED,
     pb.KEY_STATE_PENDING_DELETION: KeyState.PENDING_DELETION,
     pb.KEY_STATE_DESTROYED: KeyState.DESTROYED,
+    pb.KEY_STATE_PENDING_IMPORT: KeyState.PENDING_IMPORT,
 }
 _ASKED_STATES = {state: number for number, state in _STATES.items()}
 _VERSION_STATES = {
@@ -97,6 +99,11 @@ _AUDIT_MODES = {
     pb.AUDIT_MODE_BUFFERED: AuditMode.BUFFERED,
 }
 _ASKED_AUDIT_MODES = {mode: number for number, mode in _AUDIT_MODES.items()}
+_ORIGINS = {
+    pb.KEY_ORIGIN_HSM: KeyOrigin.HSM,
+    pb.KEY_ORIGIN_EXTERNAL: KeyOrigin.EXTERNAL,
+}
+_ASKED_ORIGINS = {origin: number for number, origin in _ORIGINS.items()}
 _ASKED_STORAGES = {storage: number for number, storage in _STORAGES.items()}
 _MANAGERS = {pb.KEY_MANAGER_CUSTOMER: KeyManager.CUSTOMER}
 
@@ -139,6 +146,7 @@ def create_key(
     storage: KeyStorage | None,
     audit_mode: AuditMode,
     tags: Mapping[str, str] | None = None,
+    origin: KeyOrigin = KeyOrigin.HSM,
     request_id: str,
 ) -> Operation[Key]:
     """Create a key in `region`."""
@@ -147,6 +155,8 @@ def create_key(
         raise ArgumentInvalidError.of("storage", "enum.defined_only", "RESIDENT or WRAPPED")
     if audit_mode not in _ASKED_AUDIT_MODES:
         raise ArgumentInvalidError.of("audit_mode", "enum.defined_only", "REQUIRED or BUFFERED")
+    if origin not in _ASKED_ORIGINS:
+        raise ArgumentInvalidError.of("origin", "enum.defined_only", "HSM or EXTERNAL")
     if spec not in _ASKED_SPECS or (usage is not None and usage not in _ASKED_USAGES):
         raise ArgumentInvalidError.of("spec", "enum.defined_only", "UNKNOWN is no spec or usage")
     request = rpc.CreateKeyRequest(
@@ -158,6 +168,7 @@ def create_key(
         storage=pb.KEY_STORAGE_UNSPECIFIED if storage is None else _ASKED_STORAGES[storage],
         audit_mode=_ASKED_AUDIT_MODES[audit_mode],
         tags=tags or {},
+        origin=_ASKED_ORIGINS[origin],
         request_id=request_id,
     )
     answer, receipts = yield from ask(Call(region, "CreateKey", request), rpc.CreateKeyResponse)
@@ -255,6 +266,7 @@ def create_alias(region: str, *, alias_id: str, key: str, request_id: str) -> Op
 
 
 def same_key(asked: str, key: Key) -> Key:
+    """Refuse an answer about another key."""
     """Require that the answer is about the key that was asked for."""
     if key.name != asked:
         raise ResponseInvalidError(f"asked for {asked}, the answer is about {key.name}")
@@ -284,6 +296,10 @@ def key_from(key: pb.Key, receipts: tuple[Receipt, ...]) -> Key:
         deletion_time=_optional(key, "deletion_time"),
         destroy_time=_optional(key, "destroy_time"),
         tags=dict(key.tags),
+        # A service from before there was a choice has keys whose material the HSM made.
+        origin=_ORIGINS.get(key.origin, KeyOrigin.UNKNOWN) if key.origin else KeyOrigin.HSM,
+        import_time=_optional_of_key(key, "import_time"),
+        material_expire_time=_optional_of_key(key, "material_expire_time"),
         receipts=receipts,
     )
 
@@ -331,3 +347,9 @@ def _optional(
     message: pb.Key | pb.KeyVersion, field: Literal["deletion_time", "destroy_time"]
 ) -> datetime | None:
     return time_from(getattr(message, field)) if message.HasField(field) else None
+
+
+def _optional_of_key(
+    key: pb.Key, field: Literal["import_time", "material_expire_time"]
+) -> datetime | None:
+    return time_from(getattr(key, field)) if key.HasField(field) else None

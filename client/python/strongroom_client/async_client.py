@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from strongroom_client import _crypto_calls, _key_calls
+from strongroom_client._async_import_methods import AsyncImportMethods
 from strongroom_client._async_lifecycle_methods import AsyncLifecycleMethods
 from strongroom_client._async_pair_methods import AsyncPairMethods
 from strongroom_client._async_permission_methods import AsyncPermissionMethods
@@ -24,6 +25,7 @@ from strongroom_client.results import (
     EncryptResult,
     GeneratedDataKey,
     Key,
+    KeyOrigin,
     KeySpec,
     KeyState,
     KeyStorage,
@@ -38,7 +40,9 @@ from strongroom_client.results import (
 __all__ = ["AsyncKmsClient"]
 
 
-class AsyncKmsClient(AsyncLifecycleMethods, AsyncPairMethods, AsyncPermissionMethods):
+class AsyncKmsClient(
+    AsyncImportMethods, AsyncLifecycleMethods, AsyncPairMethods, AsyncPermissionMethods
+):
     """Calls the key service. The region in a name picks the endpoint.
 
     Every method raises a subclass of StrongroomError when the service refuses or cannot
@@ -113,6 +117,7 @@ class AsyncKmsClient(AsyncLifecycleMethods, AsyncPairMethods, AsyncPermissionMet
         storage: KeyStorage | None = None,
         audit_mode: AuditMode = AuditMode.REQUIRED,
         tags: Mapping[str, str] | None = None,
+        origin: KeyOrigin = KeyOrigin.HSM,
         request_id: str | None = None,
     ) -> Key:
         """Create a key in the HSM of `region`: an AES-256 key unless you say otherwise.
@@ -128,6 +133,7 @@ class AsyncKmsClient(AsyncLifecycleMethods, AsyncPairMethods, AsyncPermissionMet
             audit_mode: BUFFERED for a key that is used very often: its uses are answered
                 before their records are on disk, within the region's bound.
             tags: At most 50, names of 1 to 128 characters, values of at most 256. Never secret.
+            origin: EXTERNAL for a key whose material you bring (`import_key_material`).
             request_id: A UUID; a repeat with it returns the first answer.
 
         Raises:
@@ -145,6 +151,7 @@ class AsyncKmsClient(AsyncLifecycleMethods, AsyncPairMethods, AsyncPermissionMet
                 storage=storage,
                 audit_mode=audit_mode,
                 tags=tags,
+                origin=origin,
                 request_id=request_id or str(uuid.uuid4()),
             )
         )

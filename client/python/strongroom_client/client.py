@@ -9,6 +9,7 @@ from typing import Self
 
 from strongroom_client import _crypto_calls, _key_calls
 from strongroom_client._drivers import Driver, Limits
+from strongroom_client._import_methods import ImportMethods
 from strongroom_client._lifecycle_methods import LifecycleMethods
 from strongroom_client._pair_methods import PairMethods
 from strongroom_client._permission_methods import PermissionMethods
@@ -24,6 +25,7 @@ from strongroom_client.results import (
     EncryptResult,
     GeneratedDataKey,
     Key,
+    KeyOrigin,
     KeySpec,
     KeyState,
     KeyStorage,
@@ -38,7 +40,7 @@ from strongroom_client.results import (
 __all__ = ["KmsClient"]
 
 
-class KmsClient(LifecycleMethods, PairMethods, PermissionMethods):
+class KmsClient(ImportMethods, LifecycleMethods, PairMethods, PermissionMethods):
     """Calls the key service. The region in a name picks the endpoint.
 
     Every method raises a subclass of StrongroomError when the service refuses or cannot
@@ -113,6 +115,7 @@ class KmsClient(LifecycleMethods, PairMethods, PermissionMethods):
         storage: KeyStorage | None = None,
         audit_mode: AuditMode = AuditMode.REQUIRED,
         tags: Mapping[str, str] | None = None,
+        origin: KeyOrigin = KeyOrigin.HSM,
         request_id: str | None = None,
     ) -> Key:
         """Create a key in the HSM of `region`: an AES-256 key unless you say otherwise.
@@ -128,6 +131,7 @@ class KmsClient(LifecycleMethods, PairMethods, PermissionMethods):
             audit_mode: BUFFERED for a key that is used very often: its uses are answered
                 before their records are on disk, within the region's bound.
             tags: At most 50, names of 1 to 128 characters, values of at most 256. Never secret.
+            origin: EXTERNAL for a key whose material you bring (`import_key_material`).
             request_id: A UUID; a repeat with it returns the first answer.
 
         Raises:
@@ -145,6 +149,7 @@ class KmsClient(LifecycleMethods, PairMethods, PermissionMethods):
                 storage=storage,
                 audit_mode=audit_mode,
                 tags=tags,
+                origin=origin,
                 request_id=request_id or str(uuid.uuid4()),
             )
         )

@@ -23,6 +23,7 @@ __all__ = [
     "GeneratedDataKey",
     "Key",
     "KeyManager",
+    "KeyOrigin",
     "KeySpec",
     "KeyState",
     "KeyStorage",
@@ -97,6 +98,7 @@ class KeyState(enum.StrEnum):
     DISABLED = "DISABLED"
     PENDING_DELETION = "PENDING_DELETION"
     DESTROYED = "DESTROYED"
+    PENDING_IMPORT = "PENDING_IMPORT"
 
 
 class KeyVersionState(enum.StrEnum):
@@ -118,6 +120,18 @@ class KeyStorage(enum.StrEnum):
     UNKNOWN = "UNKNOWN"
     RESIDENT = "RESIDENT"
     WRAPPED = "WRAPPED"
+
+
+class KeyOrigin(enum.StrEnum):
+    """Where a key's material was made; UNKNOWN for what a newer service says.
+
+    HSM: in the region's HSM. EXTERNAL: elsewhere; it is brought in by `import_key_material`,
+    and whoever made it may keep a copy.
+    """
+
+    UNKNOWN = "UNKNOWN"
+    HSM = "HSM"
+    EXTERNAL = "EXTERNAL"
 
 
 class AuditMode(enum.StrEnum):
@@ -145,7 +159,8 @@ class Key:
     """A key. `name` and `primary_version` are resource names, times are aware and UTC.
 
     `deletion_time` is there while the state is PENDING_DELETION: the destruction comes then,
-    or later. `destroy_time` is there once it is DESTROYED.
+    or later. `destroy_time` is there once it is DESTROYED. `import_time` is there while a
+    key of origin EXTERNAL has material, `material_expire_time` when that will end.
     """
 
     name: str
@@ -165,6 +180,9 @@ class Key:
     deletion_time: datetime | None = None
     destroy_time: datetime | None = None
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+    origin: KeyOrigin = KeyOrigin.HSM
+    import_time: datetime | None = None
+    material_expire_time: datetime | None = None
     receipts: tuple[Receipt, ...] = field(default=(), compare=False)
 
 
