@@ -11,7 +11,13 @@ from tests.support.virtual_clock import VirtualClock
 
 from strongroom.resource_names import AliasName, KeyVersionName
 from strongroom_server.domain.deletion import MAX_STEP_SECONDS
-from strongroom_server.domain.keys import Key, KeyState, KeyStorage, VersionState
+from strongroom_server.domain.keys import (
+    Key,
+    KeyMaterial,
+    KeyState,
+    KeyStorage,
+    VersionState,
+)
 from strongroom_server.errors import (
     AuditUnavailableError,
     HsmUnavailableError,
@@ -165,6 +171,31 @@ async def test_a_destruction_that_was_cut_off_goes_on(service: MemoryService) ->
     assert service.eu.store.keys[key.key_id].state is KeyState.DESTROYED
     methods = [r.method for r in service.records() if r.principal == PRINCIPAL]
     assert methods == ["BeginKeyDestruction", "DestroyKey"]
+
+
+async def test_those_that_fail_do_not_hide_the_others(service: MemoryService) -> None:
+    """Forty keys that the HSM does not let go of come first; forty others go in one look."""
+    stuck = [await scheduled(service, versions=1) for _ in range(40)]
+    free = [await scheduled(service, versions=1) for _ in range(40)]
+    pass_days(service, 7)
+    destroy = service.eu.token.destroy_version
+    held = {key.key_id for key in stuck}
+
+    async def refusing(material: KeyMaterial, *, deadline: float) -> None:
+        if material.ref.key_id in held:
+            raise HsmUnavailableError("eu-1", "it is not to be destroyed")
+        await destroy(material, deadline=deadline)
+
+    service.eu.token.destroy_version = refusing  # type: ignore[method-assign]
+    server = Server(service)
+    await server.look()
+    keys = service.eu.store.keys
+    assert {keys[key.key_id].state for key in free} == {KeyState.DESTROYED}
+    assert {keys[key.key_id].state for key in stuck} == {KeyState.PENDING_DELETION}
+    assert server.heard.problems == ["HSM_UNAVAILABLE"] * 40
+    held.clear()
+    await server.look()
+    assert {key.state for key in keys.values()} == {KeyState.DESTROYED}
 
 
 async def test_nothing_begins_that_could_not_be_recorded(service: MemoryService) -> None:

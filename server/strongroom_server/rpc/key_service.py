@@ -20,6 +20,7 @@ from strongroom_server.services.lifecycle import LifecycleService, NewKey
 __all__ = ["METHODS", "SERVICE", "KeyService"]
 
 SERVICE = "strongroom.kms.v1.KeyService"
+METHODS = tuple(messages.DESCRIPTOR.services_by_name["KeyService"].methods_by_name)
 
 
 class KeyService(AsymmetricMethods, KeyLifecycleMethods, KeyPermissionMethods, KeyImportMethods):
@@ -272,10 +273,3 @@ class KeyService(AsymmetricMethods, KeyLifecycleMethods, KeyPermissionMethods, K
         )
         call.receipts.extend(result.receipts)
         return result
-
-
-METHODS = tuple(
-    name
-    for name in messages.DESCRIPTOR.services_by_name["KeyService"].methods_by_name
-    if hasattr(KeyService, name)  # what is declared and not there yet is UNIMPLEMENTED
-)

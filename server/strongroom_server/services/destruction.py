@@ -16,6 +16,8 @@ come is in `domain/deletion.py`: no jump of a clock brings it about.
 from __future__ import annotations
 
 import asyncio
+import uuid
+from datetime import datetime
 from typing import Final, Protocol
 
 from strongroom_server.domain.deletion import LOOK_SECONDS, ObservedTime, is_due
@@ -45,8 +47,10 @@ BEGIN_VERSION: Final = "BeginKeyVersionDestruction"
 DESTROY_VERSION: Final = "DestroyKeyVersion"
 
 BATCH_KEYS: Final = 32
+MAX_LEFT_KEYS: Final = 1024
+# Short beside a step of observed time, which is cut off at two minutes.
+MAX_LOOK_SECONDS: Final = 30.0
 TIMEOUT_SECONDS: Final = 10.0
-MAX_RETRY_SECONDS: Final = 600.0
 
 
 class DestructionObserver(Protocol):
@@ -111,20 +115,39 @@ class KeyDestruction:
             observed += seconds
         # Nothing is begun whose record could not be written.
         self._shard.trail.ensure_accepting()
+        await self._destroy_due(observed, until=monotonic + MAX_LOOK_SECONDS)
+
+    async def _destroy_due(self, observed: int, *, until: float) -> None:
+        """Destroy what is due, until nothing is left that has not been tried in this look."""
         now = self._clock.now()
-        due = await store.due_deletions(now=now, observed=observed, limit=BATCH_KEYS)
-        for key in due:
-            try:
-                if key.deletion is not None and is_due(key.deletion, now, observed):
-                    await self._destroy_key(key, key.deletion)
-                    continue
-                for version in key.versions:
-                    if version.deletion is not None and is_due(version.deletion, now, observed):
-                        key = await self._destroy_version(key, version, version.deletion)  # noqa: PLW2901 - the same key, one revision on
-            except EtagMismatchError:
-                continue  # changed since it was read, or another server was first
-            except StrongroomError as problem:
-                self._observer.waits(str(key.name), problem)
+        left: set[uuid.UUID] = set()
+        while len(left) < MAX_LEFT_KEYS and self._clock.monotonic() < until:
+            # Those that fail stay due and come first again: they must not hide the others.
+            due = await self._shard.store.due_deletions(
+                now=now, observed=observed, limit=BATCH_KEYS + len(left)
+            )
+            untried = [key for key in due if key.key_id not in left]
+            for key in untried:
+                if not await self._destroy(key, now, observed):
+                    left.add(key.key_id)
+            if len(untried) < BATCH_KEYS:
+                return
+
+    async def _destroy(self, key: Key, now: datetime, observed: int) -> bool:
+        """Destroy what is due of a key; say whether that went through."""
+        try:
+            if key.deletion is not None and is_due(key.deletion, now, observed):
+                await self._destroy_key(key, key.deletion)
+                return True
+            for version in key.versions:
+                if version.deletion is not None and is_due(version.deletion, now, observed):
+                    key = await self._destroy_version(key, version, version.deletion)
+        except EtagMismatchError:
+            return False  # changed since it was read, or another server was first
+        except StrongroomError as problem:
+            self._observer.waits(str(key.name), problem)
+            return False
+        return True
 
     async def _destroy_key(self, key: Key, deletion: Deletion) -> None:
         if not deletion.has_begun:
