@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -94,6 +95,15 @@ def plant(target: HsmTarget, **changes: bool) -> str:
     return label_for(ref)
 
 
+def wait_recorded(cli: Cli, text: str) -> None:
+    """Wait until the spool of the running server has a record with a text."""
+    until = time.monotonic() + 20
+    spool = cli.layout.shard(REGION) / "spool"
+    while not any(text.encode() in path.read_bytes() for path in spool.glob("*.seg")):
+        assert time.monotonic() < until, text
+        time.sleep(0.1)
+
+
 def test_database_against_token(cli: Cli, target: HsmTarget, hsm: Hsm) -> None:
     """Agreement is told; an orphan is listed, destroyed when asked; a missing key is listed."""
     with KmsClient(load_options(cli.config("orders"))) as kms:
@@ -121,6 +131,7 @@ def test_database_against_token(cli: Cli, target: HsmTarget, hsm: Hsm) -> None:
         rows, told = hsm("reconcile", "--apply", "--yes")
         assert [row["name"] for row in rows] == [orphan]
         assert f"destroyed: {orphan}" in told
+        wait_recorded(cli, f'"details":{{"object":"{orphan}","uid":"{os.getuid()}"}}')
         assert hsm("reconcile")[0] == []
         opened = kms.decrypt(key.name, sealed.ciphertext, encryption_context=context)
         assert opened.plaintext == b"text"

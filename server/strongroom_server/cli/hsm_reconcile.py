@@ -81,8 +81,8 @@ def reconcile(
     that are not there), duplicates, half pairs and keys whose attributes are unsafe. Looks
     twice when there are objects without a record, for a creation may be under way; servers
     may run meanwhile. Changes nothing without --apply, and with it destroys orphaned key
-    versions alone: there is no way back. First make sure that the configuration names the
-    current database, and not a copy that was restored.
+    versions and transfer keys alone: there is no way back. First make sure that the
+    configuration names the current database, and not a copy that was restored.
 
     Ends with 5 when something differs.
     """
@@ -158,33 +158,39 @@ def _list(target: HsmTarget) -> list[Item]:
 async def _read_records(shard: ShardConfig) -> Records:
     from strongroom_server.app import SystemClock
     from strongroom_server.cli.hsm_shards import open_store
-    from strongroom_server.domain.keys import KeyStorage
+    from strongroom_server.domain.keys import KeyOrigin, KeyStorage
     from strongroom_server.hsm import key_template
     from strongroom_server.hsm.reconcile import Records
 
     versions: set[str] = set()
+    external: set[str] = set()
     async with open_store(shard, SystemClock()) as store:
         page = await store.list_keys(after=None, limit=_PAGE_KEYS)
         while page:
-            versions.update(
-                key_template.label_for(key.version_ref(version.number).to_bytes())
-                for key in page
-                for version in key.versions
-                if key.storage is KeyStorage.RESIDENT and version.destroy_time is None
-            )
+            for key, version in [(key, version) for key in page for version in key.versions]:
+                if key.storage is not KeyStorage.RESIDENT or not version.has_material:
+                    continue
+                label = key_template.label_for(key.version_ref(version.number).to_bytes())
+                versions.add(label)
+                if version.origin is KeyOrigin.EXTERNAL:
+                    external.add(label)
             last = page[-1]
             page = await store.list_keys(after=(last.create_time, last.key_id), limit=_PAGE_KEYS)
         roots = {key_template.label_for_root(root.number) for root in await store.list_roots()}
-    return Records(frozenset(versions), frozenset(roots))
+        transfers = {
+            key_template.label_for_transfer(name.bytes) for name in await store.wrapping_keys()
+        }
+    return Records(frozenset(versions), frozenset(roots), frozenset(external), frozenset(transfers))
 
 
 def _destroy(shard: ShardConfig, names: list[str], *, without_asking: bool) -> None:
-    """Destroy, then look again in another process: a module may only seem to have done it.
+    """Record, destroy, then look again in another process: a module may only seem to have done it.
 
     Raises:
         CliError: Somebody recorded one of them meanwhile, or it is still there.
     """
     from strongroom_server.cli.failures import CliError
+    from strongroom_server.cli.hsm_records import record_destructions
     from strongroom_server.cli.hsm_shards import target_of
     from strongroom_server.cli.output import note
     from strongroom_server.hsm.errand import Errand
@@ -192,10 +198,12 @@ def _destroy(shard: ShardConfig, names: list[str], *, without_asking: bool) -> N
     for name in names:
         note(f"to be destroyed: {name}")
     if not without_asking:
-        typer.confirm(f"destroy {len(names)} key versions for ever?", abort=True, err=True)
-    recorded = asyncio.run(_read_records(shard)).versions & set(names)
+        typer.confirm(f"destroy these {len(names)} for ever?", abort=True, err=True)
+    now = asyncio.run(_read_records(shard))
+    recorded = (now.versions | now.transfers) & set(names)
     if recorded:
         raise CliError("HSM_DIFFERS", f"recorded meanwhile: {', '.join(sorted(recorded))}")
+    asyncio.run(record_destructions(shard, names))
     with Errand(target_of(shard), "destroy", names=names) as errand:
         for message in errand.messages(silence_seconds=SILENCE_SECONDS):
             name, number = message["destroyed"]
