@@ -7,6 +7,7 @@ from strongroom_server.hsm.reconcile import Difference, Look, Records, Verdict, 
 
 A, B = "strongroom/aaaa/1", "strongroom/bbbb/1"
 ROOT = "strongroom-root/1"
+TRANSFER = "strongroom-transfer/x"
 
 
 def version(name: str, *, materials: int = 1, publics: int = 0, **changes: object) -> Item:
@@ -34,11 +35,12 @@ def told(found: list[Difference]) -> list[tuple[Verdict, str]]:
 
 
 def test_agreement_is_silent() -> None:
-    """What both have is not told; neither are others' objects and transfer keys."""
+    """What both have is not told; neither are others' objects."""
     root = version(ROOT, kind="root")
     others = version("", kind="foreign", materials=12)
-    transfer = version("strongroom-transfer/x", kind="transfer", publics=1)
-    both = look(version(A), root, others, transfer, versions=(A,), roots=(ROOT,))
+    transfer = version(TRANSFER, kind="transfer", publics=1)
+    records = Records(frozenset({A}), frozenset({ROOT}), transfers=frozenset({TRANSFER}))
+    both = Look((version(A), root, others, transfer), records)
     assert not unrecorded(both)
     assert not compare(both, both)
 
@@ -50,6 +52,27 @@ def test_an_orphan_is_one_twice() -> None:
     found = compare(before, before)
     assert told(found) == [(Verdict.ORPHAN, B)]
     assert found[0].can_be_destroyed
+
+
+def test_a_transfer_key_without_a_token_is_an_orphan() -> None:
+    """A wrapping key that no import token names is told, and may be destroyed."""
+    left = look(version(TRANSFER, kind="transfer", publics=1))
+    assert unrecorded(left) == {TRANSFER}
+    found = compare(left, left)
+    assert told(found) == [(Verdict.ORPHAN, TRANSFER)]
+    assert found[0].can_be_destroyed
+
+
+def test_material_of_another_origin_is_told() -> None:
+    """A planted object in a key's place is UNSAFE, and so is the opposite."""
+    planted = look(version(A, is_imported=True), versions=(A,))
+    records = Records(frozenset({A}), frozenset(), external=frozenset({A}))
+    for seen in (planted, Look((version(A),), records)):
+        found = compare(seen, seen)
+        assert told(found) == [(Verdict.UNSAFE, A)]
+        assert "its record says otherwise" in found[0].detail
+    brought = Look((version(A, is_imported=True),), records)
+    assert not compare(brought, brought)
 
 
 def test_a_creation_under_way_is_no_orphan() -> None:

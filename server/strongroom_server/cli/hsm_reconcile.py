@@ -167,13 +167,14 @@ async def _read_records(shard: ShardConfig) -> Records:
     async with open_store(shard, SystemClock()) as store:
         page = await store.list_keys(after=None, limit=_PAGE_KEYS)
         while page:
-            for key, version in [(key, version) for key in page for version in key.versions]:
-                if key.storage is not KeyStorage.RESIDENT or not version.has_material:
-                    continue
-                label = key_template.label_for(key.version_ref(version.number).to_bytes())
-                versions.add(label)
-                if version.origin is KeyOrigin.EXTERNAL:
-                    external.add(label)
+            resident = [key for key in page if key.storage is KeyStorage.RESIDENT]
+            for key in resident:
+                for version in key.versions:
+                    label = key_template.label_for(key.version_ref(version.number).to_bytes())
+                    if version.has_material:
+                        versions.add(label)
+                    if version.has_material and version.origin is KeyOrigin.EXTERNAL:
+                        external.add(label)
             last = page[-1]
             page = await store.list_keys(after=(last.create_time, last.key_id), limit=_PAGE_KEYS)
         roots = {key_template.label_for_root(root.number) for root in await store.list_roots()}

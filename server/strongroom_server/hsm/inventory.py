@@ -51,6 +51,7 @@ class Item:
         publics: Public keys; one beside a private key is right.
         is_pair: The material is a private key.
         weakness: What is wrong with its attributes; empty when nothing is.
+        is_imported: The material says that it was brought from outside.
     """
 
     kind: ItemKind
@@ -59,6 +60,7 @@ class Item:
     publics: int
     is_pair: bool
     weakness: str
+    is_imported: bool = False
 
     def to_json(self) -> dict[str, object]:
         """Return it as JSON values."""
@@ -69,6 +71,7 @@ class Item:
             "publics": self.publics,
             "is_pair": self.is_pair,
             "weakness": self.weakness,
+            "is_imported": self.is_imported,
         }
 
     @classmethod
@@ -108,26 +111,31 @@ def list_objects(session: TokenSession, capabilities: Capabilities) -> list[Item
 
 
 def destroy_named(session: TokenSession, name: str) -> int:
-    """Destroy the objects of a key version; return how many there were.
+    """Destroy the objects of a key version or a transfer key; return how many there were.
 
     Never a root: another copy of the metadata may need it.
 
     Raises:
-        ValueError: It is no name of a key version.
+        ValueError: It is no name of one of these.
         ReturnCodeError: Session, token or module failed.
     """
     ref = _parse_name(name)
+    labels = {name, name + key_template.IMPORTED, name + key_template.PUBLIC}
     destroyed = 0
     for handle, shown in _search(session, ref):
-        found = key_template.key_id_of(shown.get("ID"), shown.get("LABEL"))
-        if found is not None and found[0] == ref:
+        if shown.get("ID") == ref and shown.get("LABEL") in labels:
             session.destroy(handle)
             destroyed += 1
     return destroyed
 
 
 def _parse_name(name: str) -> bytes:
-    """Return the CKA_ID that goes with a name, the only one that `label_for` gives it."""
+    """Return the CKA_ID that goes with a name, the only one that gets it."""
+    if name.startswith(_TRANSFER_PREFIX):
+        transfer_id = uuid.UUID(name.removeprefix(_TRANSFER_PREFIX)).bytes + bytes(4)
+        if key_template.label_for_transfer(transfer_id) != name:
+            raise ValueError(f"{name!r} is no name of a transfer key")
+        return transfer_id
     _, _, rest = name.partition("/")
     key_id, _, number = rest.partition("/")
     ref = uuid.UUID(key_id).bytes + int(number).to_bytes(4, "big")
@@ -196,6 +204,7 @@ def _judged(session: TokenSession, draft: _Draft, capabilities: Capabilities) ->
         len(draft.publics),
         is_pair=any(shown.get("CLASS") == ck.CKO_PRIVATE_KEY for _, shown in draft.materials),
         weakness="; ".join(weaknesses),
+        is_imported=any(suffix == key_template.IMPORTED for suffix, _ in draft.materials),
     )
 
 

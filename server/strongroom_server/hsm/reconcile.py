@@ -34,10 +34,19 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What the database says: labels of resident key versions, and of wrapping roots."""
+    """What the database says, by labels.
+
+    Attributes:
+        versions: Key versions with an object each.
+        roots: Wrapping roots.
+        external: Those of `versions` whose material was brought from outside.
+        transfers: Transfer keys: those of import tokens.
+    """
 
     versions: frozenset[str]
     roots: frozenset[str]
+    external: frozenset[str] = frozenset()
+    transfers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +73,17 @@ class Difference:
     @property
     def can_be_destroyed(self) -> bool:
         """Whether `--apply` may destroy the objects of this name."""
-        return self.verdict is Verdict.ORPHAN and self.kind is ItemKind.VERSION
+        return self.verdict is Verdict.ORPHAN and self.kind is not ItemKind.ROOT
 
 
 def unrecorded(look: Look) -> frozenset[str]:
-    """Return the names of versions and roots that only the token knows."""
+    """Return the names of versions, roots and transfer keys that only the token knows."""
     return frozenset(
         item.name
         for item in look.items
         if (item.kind is ItemKind.VERSION and item.name not in look.records.versions)
         or (item.kind is ItemKind.ROOT and item.name not in look.records.roots)
+        or (item.kind is ItemKind.TRANSFER and item.name not in look.records.transfers)
     )
 
 
@@ -99,6 +109,7 @@ def compare(first: Look, last: Look) -> list[Difference]:
             Difference(Verdict.MISSING, kind, name, "recorded, and not on the token")
             for name in sorted((before & now) - there)
         ]
+    found += _judge_origins(first.records, last)
     found += _judge(item for item in last.items if item.name not in orphans)
     return found
 
@@ -109,6 +120,20 @@ def _describe_orphan(item: Item) -> str:
     if item.kind is ItemKind.ROOT:
         text += "; never destroyed here: an older copy of the database may need it"
     return text
+
+
+def _judge_origins(before: Records, last: Look) -> list[Difference]:
+    """Find material that is not from where the records say; workers refuse it."""
+    found = []
+    for item in last.items:
+        name = item.name
+        if item.kind is not ItemKind.VERSION or name not in before.versions & last.records.versions:
+            continue
+        if item.is_imported is not (name in last.records.external):
+            where = "brought from outside" if item.is_imported else "made in the HSM"
+            text = f"its material was {where}, and its record says otherwise"
+            found.append(Difference(Verdict.UNSAFE, item.kind, name, text))
+    return found
 
 
 def _judge(items: Iterable[Item]) -> list[Difference]:
