@@ -164,7 +164,7 @@ def test_attempts_go_on_until_the_deadline(fake: FakeKms) -> None:
     """With default options an outage of nearly the whole time limit is bridged."""
     options = ClientOptions(TLS_FILES, (Endpoint("eu-1", "localhost:1"),))
     limits = {"timeout_seconds": options.timeout_seconds, "max_attempts": options.max_attempts}
-    for outage, bridged in ((9.9, True), (10.1, False)):
+    for outage, bridged in ((19.9, True), (20.1, False)):
         scripted = Scripted(fake)
         began = scripted.now
 
@@ -180,8 +180,8 @@ def test_attempts_go_on_until_the_deadline(fake: FakeKms) -> None:
             with pytest.raises(UnreachableError):
                 client.create_key("eu-1")
         assert max(scripted.sleeps) <= 1.0
-        assert len(scripted.sleeps) < 30
-        assert scripted.now <= began + 10.0
+        assert len(scripted.sleeps) < 40
+        assert scripted.now <= began + 20.0
 
 
 def test_jitter_is_full(fake: FakeKms) -> None:

@@ -45,7 +45,7 @@ def test_a_file_is_loaded(tmp_path: Path) -> None:
         Endpoint("us-1", "[::1]:7444"),
     )
     assert options.regions == ("eu-1", "us-1")
-    assert (options.timeout_seconds, options.max_attempts) == (10.0, 100)
+    assert (options.timeout_seconds, options.max_attempts) == (20.0, 100)
     assert options.audit_log_endpoint is None
 
 

@@ -11,7 +11,7 @@
     endpoint = "127.0.0.1:7450"          optional; for client.audit
     [defaults]
     region = "eu-1"                      optional; preferred region, the first endpoint otherwise
-    timeout_seconds = 10.0               optional
+    timeout_seconds = 20.0               optional
     max_attempts = 100                   optional
 
 Relative paths are relative to the file. Unknown keys are refused.
@@ -31,7 +31,7 @@ from strongroom_client.errors import NoEndpointError, OptionsError
 
 __all__ = ["ClientOptions", "Endpoint", "TlsFiles", "load_options"]
 
-DEFAULT_TIMEOUT_SECONDS: Final = 10.0  # a server is restarted within it
+DEFAULT_TIMEOUT_SECONDS: Final = 20.0  # a server is restarted within it
 DEFAULT_MAX_ATTEMPTS: Final = 100  # more than fit into it: the time ends them
 
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
