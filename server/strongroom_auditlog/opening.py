@@ -28,7 +28,7 @@ from strongroom_auditlog.last_checkpoint import (
 from strongroom_auditlog.retention.store import ArchiveFiles
 from strongroom_auditlog.scan import scan_runs
 from strongroom_auditlog.state import State
-from strongroom_auditlog.tiles import CHECKPOINT, LogFiles, write_files
+from strongroom_auditlog.tiles import CHECKPOINT, LogFiles, remove_strays, write_files
 
 __all__ = [
     "check_last",
@@ -95,7 +95,11 @@ def signed_edge(files: LogFiles, state: State, signer: Signer) -> tuple[Edge, li
             "signed; restore the log that belongs to the state, and verify it with "
             "`strongroom audit verify`"
         )
-    write_files(files.directory, wrong)
+    try:
+        remove_strays(files.directory, files.stray_partials(size))
+        write_files(files.directory, wrong)
+    except OSError as exc:
+        raise StartRefusedError(f"{exc.filename}: {exc.strerror}") from exc
     return edge, [path for path, _ in wrong]
 
 

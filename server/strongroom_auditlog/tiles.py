@@ -40,6 +40,7 @@ __all__ = [
     "encode_entry",
     "entries_path",
     "remove_partials",
+    "remove_strays",
     "tile_path",
     "write_files",
 ]
@@ -52,6 +53,8 @@ _HEIGHT: Final = 8  # 2**8 == TILE_WIDTH
 _LENGTH_BYTES: Final = 2
 MAX_BUNDLE_BYTES: Final = TILE_WIDTH * (_LENGTH_BYTES + MAX_RECORD_BYTES)
 _MAX_CHECKPOINT_BYTES: Final = 2**16
+# One append is at most 65,536 records and a batch (config.LogConfig.batch_records).
+_AHEAD_TILES: Final = 300
 _CACHED_TILES: Final = 1024  # 8 MiB
 
 
@@ -238,6 +241,29 @@ class LogFiles(TreeFiles):
             return []
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
+    def stray_partials(self, size: int) -> list[str]:
+        """Return the partial files that a tree of `size` leaves has not: never signed.
+
+        A process that was killed before it signed leaves them. The next one need not come
+        by the same widths, so they would stay, and differ from what it writes.
+        """
+        stray = []
+        level = 0
+        while True:
+            count = size >> (8 * level)
+            first, width = divmod(count, TILE_WIDTH)
+            for n in range(first, first + (_AHEAD_TILES if level == 0 else 2)):
+                paths = [tile_path(level, n), *([entries_path(n)] if level == 0 else [])]
+                stray += [
+                    f"{path}.p/{found}"
+                    for path in paths
+                    for found in self.partial_widths(path)
+                    if found > (width if n == first else 0)
+                ]
+            if not count:
+                return stray
+            level += 1
+
     def read_mark(self) -> PrunedMark:
         """Return what was pruned; the mark of a log that never was, when there is no file.
 
@@ -303,6 +329,16 @@ def remove_partials(directory: Path, paths: Iterable[str]) -> None:
     """
     for path in paths:
         shutil.rmtree(directory / f"{path}.p", ignore_errors=True)
+
+
+def remove_strays(directory: Path, paths: Iterable[str]) -> None:
+    """Remove partial files that were never signed (`LogFiles.stray_partials`).
+
+    Raises:
+        OSError: One cannot be removed.
+    """
+    for path in paths:
+        (directory / path).unlink(missing_ok=True)
 
 
 def _make_directories(path: Path) -> list[Path]:

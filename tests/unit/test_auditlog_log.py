@@ -229,6 +229,32 @@ def test_lost_right_edge_tiles_are_rebuilt_from_the_entries(home: LogHome) -> No
     verify_log(home.directory, home.key)
 
 
+def test_what_was_written_and_never_signed_does_not_stay(home: LogHome) -> None:
+    """Partial files of an append that was killed before it signed go at the next start.
+
+    The next appends come by other widths, and the log verifies all the same.
+    """
+    home.fill(batch("eu-1", 5, range(1, 5_101)))  # 19 full tiles and one of 236
+    strays = [
+        f"tile/{path}.p/{width}"
+        for path, width in (
+            ("0/019", 250),
+            ("0/021", 7),
+            ("0/318", 1),
+            ("1/000", 22),
+            ("entries/019", 240),
+            ("entries/020", 3),
+        )
+    ]
+    for stray in strays:
+        target = home.directory / stray
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(b"not what will be there")
+    home.fill(batch("eu-1", 5, range(5_101, 6_001)))
+    assert [stray for stray in strays if (home.directory / stray).exists()] == []
+    verify_log(home.directory, home.key)
+
+
 def test_changed_entries_of_the_right_edge_do_not_start(home: LogHome) -> None:
     """What cannot be recomputed is not guessed."""
     home.fill(batch("eu-1", 5, range(1, 701)))
