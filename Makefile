@@ -41,7 +41,8 @@ soak: setup ## The tests that take minutes, and the rounds of the fault tests 20
 	@$(ENVIRONMENT) $(BIN)/pytest -m soak --timeout 1800
 	@$(ENVIRONMENT) STRONGROOM_SOAK_FACTOR=$${STRONGROOM_SOAK_FACTOR:-20} \
 		$(BIN)/pytest -m "not soak" --timeout 1800 tests/faults/test_a1_* tests/faults/test_a2_* \
-			tests/faults/test_a8_* tests/faults/test_g4_* tests/faults/test_h*
+			tests/faults/test_a8_* tests/faults/test_g4_* tests/faults/test_h* \
+			tests/faults/test_p1_*
 
 check: lint type contracts protos-check docs-check dockerfile test ## Everything a change must pass
 

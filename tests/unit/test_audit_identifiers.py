@@ -143,3 +143,16 @@ def test_a_field_that_is_not_hashed_is_a_mistake():
     """The hasher takes no other field."""
     with pytest.raises(ValueError, match="not to be hashed: key"):
         IdentifierHasher(KEY, ["key"])
+
+
+def test_principals_in_details_are_hashed_like_the_caller():
+    """Whom a grant is for, or an explanation is about, is hidden when principals are."""
+    details = {"grant": "1", "grantee": "spiffe://a/b", "principal": "spiffe://a/c"}
+    draft = make_draft(details=details)
+    hidden = IdentifierHasher(KEY, ["principal"]).hide(draft)
+    assert hidden.details == {
+        "grant": "1",
+        "grantee": hashed("spiffe://a/b"),
+        "principal": hashed("spiffe://a/c"),
+    }
+    assert IdentifierHasher(KEY, ["peer"]).hide(draft).details == details

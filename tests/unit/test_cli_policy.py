@@ -118,3 +118,13 @@ def test_cases_that_cannot_be_read_are_refused(
     cases.write_text(text)
     assert run(["policy", "test", str(policy), "--cases", str(cases)]) == ExitCode.USAGE
     assert message.lower() in capsys.readouterr().err.lower()
+
+
+def test_the_pages_example_is_as_it_says(tmp_path: Path) -> None:
+    """The cases in docs/policies.md go with the policy of its second example."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "policies.md").read_text("utf-8")
+    example = page.partition("### A tenant's data")[2].partition("```cedar\n")[2]
+    policy, cases = tmp_path / "policy.cedar", tmp_path / "cases.toml"
+    policy.write_text(example.partition("```")[0])
+    cases.write_text(page.partition("```toml\n")[2].partition("```")[0])
+    assert run(["policy", "test", str(policy), "--cases", str(cases)]) == ExitCode.OK

@@ -28,6 +28,8 @@ _KEY_FILE: Final = re.compile(rb"([0-9a-f]{64})\n?")
 _KEY_ID_LABEL: Final = b"strongroom audit identifier key"
 _KEY_ID_DIGITS: Final = 16
 _OF_THE_SERVICE: Final = "strongroom:"
+# Members of `details` that name principals: of CreateGrant and its like, and ExplainAccess.
+_PRINCIPALS_IN_DETAILS: Final = ("grantee", "retiring", "principal")
 
 
 def load_identifier_key(path: Path) -> bytes:
@@ -87,10 +89,16 @@ class IdentifierHasher:
         fields = self._fields
         peer, principal = draft.peer, draft.principal
         request_id, context = draft.request_id, draft.encryption_context
+        details = draft.details
         if "peer" in fields:
             peer = self.hash(address_of(peer))
-        if "principal" in fields and not principal.startswith(_OF_THE_SERVICE):
-            principal = self.hash(principal)
+        if "principal" in fields:
+            if not principal.startswith(_OF_THE_SERVICE):
+                principal = self.hash(principal)
+            details = {
+                name: self.hash(text) if name in _PRINCIPALS_IN_DETAILS else text
+                for name, text in details.items()
+            }
         if "request_id" in fields:
             request_id = self.hash(request_id)
         if "encryption_context" in fields:
@@ -101,6 +109,7 @@ class IdentifierHasher:
             principal=principal,
             request_id=request_id,
             encryption_context=context,
+            details=details,
             identifier_key=self.key_id,
         )
 

@@ -30,6 +30,10 @@ __all__ = [
 ALL_GRANTEES: Final = ""
 """In the place of a grantee: the book of the whole key. No principal is empty."""
 
+# Made once: a principal's grants are read at its first use of a key.
+_TEXT: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_ASCII: Final = json.JSONEncoder(separators=(",", ":"))
+
 
 @dataclass(frozen=True, slots=True)
 class GrantBook:
@@ -166,7 +170,7 @@ def _revision_digest(revision: PolicyRevision) -> bytes:
 
 
 def _pack(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _TEXT.encode(value)
 
 
 def _pack_constraint(constraint: Constraint | None) -> str | None:
@@ -184,5 +188,4 @@ def _unpack_constraint(text: str | None) -> Constraint | None:
 
 def _digest_of(*fields: object) -> bytes:
     # A JSON array keeps neighbours apart, as in digests.py.
-    text = json.dumps(fields, separators=(",", ":"))
-    return hashlib.sha256(text.encode("ascii")).digest()
+    return hashlib.sha256(_ASCII.encode(fields).encode("ascii")).digest()
