@@ -4,7 +4,7 @@
                                                     └─ ops port (metrics, probes)
 
 Start: everything that can refuse to start does so before the port opens. Stop (SIGTERM,
-SIGINT): not ready → no new calls, those under way end → background work → spool → HSM →
+SIGINT): not ready → no new calls, those under way end → background work → HSM → outbox → spool →
 store; an answer that was given has its record on disk.
 """
 
@@ -17,12 +17,10 @@ import os
 import resource
 import signal
 import sys
+import time
 import uuid
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Final
 
 import structlog
 import uvloop
@@ -30,18 +28,13 @@ import uvloop
 from strongroom.audit.v1 import audit_service_pb2
 from strongroom.kms.v1 import key_service_pb2
 from strongroom_server.audit.identifiers import IdentifierHasher, load_identifier_key
-from strongroom_server.audit.limits import SpoolLimits
-from strongroom_server.audit.outbox import ShardAuditTrail
 from strongroom_server.audit.record import new_record_id
-from strongroom_server.audit.spool import Spool
-from strongroom_server.config import Config, ShardConfig
-from strongroom_server.domain.keys import KeyStorage
-from strongroom_server.errors import StartRefusedError
-from strongroom_server.hsm.pool import SessionPool, SessionPoolSettings
+from strongroom_server.audit.transport import publishing
+from strongroom_server.config import Config
 from strongroom_server.mutations import AuditDraft
+from strongroom_server.opening import RECORD_SECONDS, OpenShard, open_shard, watch_shard
 from strongroom_server.ops.deletion_observer import DeletionObserver
 from strongroom_server.ops.health import ReadinessCheck, build_ops_server
-from strongroom_server.ops.hsm_events import RecordingHsmObserver
 from strongroom_server.ops.import_observer import ImportObserver
 from strongroom_server.ops.logging import configure_logging
 from strongroom_server.ops.metrics import Metrics
@@ -55,7 +48,6 @@ from strongroom_server.services.asymmetric import AsymmetricService
 from strongroom_server.services.authorization import Authorization
 from strongroom_server.services.crypto import CryptoService
 from strongroom_server.services.data_key_pairs import DataKeyPairService
-from strongroom_server.services.events import ShardEvents
 from strongroom_server.services.destruction import KeyDestruction
 from strongroom_server.services.import_upkeep import ImportUpkeep
 from strongroom_server.services.key_access import KeyAccess
@@ -71,14 +63,10 @@ from strongroom_server.services.rewrap import RootRotation
 from strongroom_server.services.root_book import RootBook
 from strongroom_server.services.rotation_by_use import RotationByUse
 from strongroom_server.services.use_counters import UseCounters
-from strongroom_server.shards.topology import Shard, Topology
-from strongroom_server.store.sqlite_store import SqliteKeyStore
+from strongroom_server.shards.topology import Topology
 
 __all__ = ["run", "serve"]
 
-HSM_GRACE_SECONDS: Final = 2.0
-# A start does not wait longer for the disk: what comes after is on disk after.
-RECORD_SECONDS: Final = 5.0
 
 _log = structlog.stdlib.get_logger("strongroom.app")
 
@@ -91,19 +79,8 @@ class SystemClock:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Implement the port: the clock of the running event loop."""
-        return asyncio.get_running_loop().time()
-
-
-@dataclass(frozen=True, slots=True)
-class _OpenShard:
-    """A shard with the parts behind its ports, for readiness and metrics."""
-
-    shard: Shard
-    pool: SessionPool
-    store: SqliteKeyStore
-    spool: Spool
-    events: ShardEvents
+        """Implement the port: CLOCK_MONOTONIC, as event loops and HSM workers read it."""
+        return time.monotonic()
 
 
 def run(config: Config) -> int:
@@ -144,11 +121,15 @@ async def serve(config: Config) -> None:
         await ops.start()
         stack.push_async_callback(ops.stop)
         shards = [
-            await stack.enter_async_context(_open_shard(shard, clock, metrics, recorder))
+            await stack.enter_async_context(open_shard(shard, clock, metrics, recorder))
             for shard in config.shards
         ]
-        for opened in shards:
-            _watch_shard(opened, metrics, checks, clock)
+        for opened, shard in zip(shards, config.shards, strict=True):
+            watch_shard(opened, metrics, checks, clock)
+            failed = metrics.shard(shard.region).audit_publish_failed
+            await stack.enter_async_context(
+                publishing(config, shard, opened.spool, clock=clock, on_error=failed)
+            )
         server, rotation = _build_services(
             config, clock, metrics, recorder=recorder, shards=shards, stack=stack
         )
@@ -184,77 +165,6 @@ def _settle_garbage_collector() -> None:
     gc.set_threshold(10_000, 20, 20)
 
 
-@contextlib.asynccontextmanager
-async def _open_shard(
-    config: ShardConfig, clock: SystemClock, metrics: Metrics, recorder: Recorder
-) -> AsyncIterator[_OpenShard]:
-    """Open store, spool and HSM of a region; close them in the opposite order.
-
-    The records of what happens by itself end the spool: a stop is its last record.
-    """
-    async with contextlib.AsyncExitStack() as stack:
-        store = await SqliteKeyStore.open(
-            config.store, config.region, clock=clock, key_cache_keys=config.key_cache_keys
-        )
-        stack.push_async_callback(store.close)
-        store.start_polling()
-        spool = await Spool.open(
-            config.spool,
-            config.region,
-            limits=SpoolLimits(
-                limit_bytes=config.spool_limit_bytes,
-                limit_seconds=config.spool_limit_seconds,
-                buffered_records=config.buffered_records,
-                buffered_seconds=config.buffered_seconds,
-            ),
-            clock=clock,
-        )
-        stack.push_async_callback(spool.close)
-        if await store.last_outbox_id() < spool.durable_outbox_id:
-            # Its next outbox ids would be taken for records that the spool has already.
-            raise StartRefusedError(
-                f"{config.store} is older than {config.spool}: the database was restored or "
-                "lost its tail; restore the newest one, or move the spool away once every "
-                "record in it is in the audit log"
-            )
-        trail = ShardAuditTrail(spool, store, region=config.region)
-        events = ShardEvents(trail, recorder)
-        stack.callback(events.stopped)
-        lost = spool.early.lost_records
-        # Before any other record: in the place of the first one that may be missing.
-        if lost and await events.recorded(
-            "BufferedRecordsLost", count=lost, wait_seconds=RECORD_SECONDS
-        ):
-            await spool.early.note_loss_recorded()
-        stack.push_async_callback(trail.close)
-        await trail.recover()
-        pool = SessionPool(
-            config.region,
-            SessionPoolSettings(
-                module=config.module,
-                module_environment=config.module_environment,
-                token_label=config.token_label,
-                pin_file=config.pin_file,
-                sessions=config.sessions,
-                verify_after_encrypt=config.verify_after_encrypt,
-                module_parameters=config.module_parameters,
-                unwrapped_keys=config.unwrapped_keys,
-                recycle_after_unwraps=config.recycle_after_unwraps,
-                needs_wrap=config.default_storage == "wrapped",
-            ),
-            clock=clock,
-            observer=RecordingHsmObserver(metrics.shard(config.region), events),
-        )
-        stack.push_async_callback(pool.close, HSM_GRACE_SECONDS)
-        await pool.start()
-        metrics.shard(config.region).set_spool_limits(
-            config.spool_limit_bytes, config.spool_limit_seconds
-        )
-        storage = KeyStorage(config.default_storage.upper())
-        shard = Shard(config.region, pool, store, trail, storage)
-        yield _OpenShard(shard, pool, store, spool, events)
-
-
 def _build_recorder(config: Config, clock: SystemClock, metrics: Metrics) -> Recorder:
     def no_hiding(draft: AuditDraft) -> AuditDraft:
         return draft
@@ -277,7 +187,7 @@ def _build_services(
     metrics: Metrics,
     *,
     recorder: Recorder,
-    shards: list[_OpenShard],
+    shards: list[OpenShard],
     stack: contextlib.AsyncExitStack,
 ) -> tuple[GrpcServer, RotationByUse]:
     topology = Topology(opened.shard for opened in shards)
@@ -384,36 +294,4 @@ def _build_metrics(config: Config, clock: SystemClock) -> Metrics:
         operations=[*operations, "ReEncryptFrom", "ReEncryptTo"],
         version=version("strongroom"),
         start_time=clock.now(),
-    )
-
-
-def _watch_shard(
-    opened: _OpenShard, metrics: Metrics, checks: dict[str, ReadinessCheck], clock: SystemClock
-) -> None:
-    """Connect a shard to readiness and to the gauges that mirror its state."""
-    region = opened.shard.region
-    shard_metrics = metrics.shard(region)
-    pool, store, spool = opened.pool, opened.store, opened.spool
-    counted = 0
-
-    def refresh() -> None:
-        nonlocal counted
-        status = spool.status()
-        shard_metrics.audit_recorded(status.last_sequence - counted)
-        counted = status.last_sequence
-        oldest = status.oldest_unacknowledged_time
-        age = 0.0 if oldest is None else (clock.now() - oldest).total_seconds()
-        shard_metrics.set_spool(status.unacknowledged_bytes, max(age, 0.0), status.waiting_records)
-        counts = store.counts()
-        shard_metrics.set_keys(counts.keys_by_state, counts.versions)
-        shard_metrics.set_sessions(pool.status().ready)
-
-    counted = spool.status().last_sequence  # records of earlier runs are not events of this one
-    metrics.on_scrape(refresh)
-    checks[f"hsm-{region}"] = lambda: None if pool.ready else "no HSM session answers"
-    checks[f"store-{region}"] = lambda: (
-        None if store.is_current else "the store is behind, or damaged"
-    )
-    checks[f"audit-{region}"] = lambda: (
-        None if spool.is_ready else "the audit spool is full, too old, failing, or above 80 %"
     )
