@@ -97,6 +97,7 @@ def test_initialize_makes_a_log_once(tmp_path: Path) -> None:
     """Key, verifier key, state and a first checkpoint; a second time is refused."""
     config = load_config(write(tmp_path, GOOD))
     key = app.initialize(config)
+    assert config.log.private_key_file is not None
     assert load_verifier_key(config.verifier_key_file) == key
     assert config.log.private_key_file.stat().st_mode & 0o777 == 0o600
     with pytest.raises(StartRefusedError, match="holds a log already"):
@@ -109,6 +110,7 @@ def test_initialize_takes_a_key_that_is_there(tmp_path: Path) -> None:
     """A key that was made elsewhere is used, if the verifier key beside it is its own."""
     config = load_config(write(tmp_path, GOOD))
     (tmp_path / "keys").mkdir()
+    assert config.log.private_key_file is not None
     made = create_signing_key(
         origin=config.log.origin,
         private_key_file=config.log.private_key_file,
