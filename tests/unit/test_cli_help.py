@@ -38,6 +38,7 @@ LEAVES = (
     ("audit-log",),
     ("config", "check"),
     *(("keys", v) for v in ("create", "list", "show", "rotate", "enable", "disable", "versions")),
+    *(("keys", v) for v in ("import", "import-parameters", "delete-material")),
     ("aliases", "create"),
     ("aliases", "show"),
     *(("policy", v) for v in ("get", "put", "history", "explain", "check", "test")),

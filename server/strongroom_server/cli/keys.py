@@ -43,6 +43,14 @@ class State(enum.StrEnum):
     DISABLED = "disabled"
     PENDING_DELETION = "pending-deletion"
     DESTROYED = "destroyed"
+    PENDING_IMPORT = "pending-import"
+
+
+class Origin(enum.StrEnum):
+    """Where the material of a new key is made, as it is typed."""
+
+    HSM = "hsm"
+    EXTERNAL = "external"
 
 
 class Storage(enum.StrEnum):
@@ -93,6 +101,10 @@ def create(
             "by a root in the HSM. Default: the region's."
         ),
     ] = None,
+    origin: Annotated[
+        Origin,
+        typer.Option(help="Where its material is made; external: you bring it, `keys import`."),
+    ] = Origin.HSM,
     audit_mode: Annotated[
         Recording,
         typer.Option(
@@ -109,6 +121,7 @@ def create(
     """
     from strongroom_client import (
         AuditMode,
+        KeyOrigin,
         KeySpec,
         KeyStorage,
         KeyUsage,
@@ -136,6 +149,7 @@ def create(
             usage=None if usage is None else KeyUsage[usage.name],
             storage=None if storage is None else KeyStorage[storage.name],
             audit_mode=AuditMode[audit_mode.name],
+            origin=KeyOrigin[origin.name],
         )
         fields = describe_key(key)
         if alias_name is not None:
@@ -311,6 +325,11 @@ def describe_key(key: Key) -> dict[str, Cell]:
         "usage": str(key.usage),
         "algorithms": " ".join(key.algorithms),
         "storage": str(key.storage),
+        "origin": str(key.origin),
+        "import_time": None if key.import_time is None else key.import_time.isoformat(),
+        "material_expire_time": None
+        if key.material_expire_time is None
+        else key.material_expire_time.isoformat(),
         "audit_mode": str(key.audit_mode),
         "primary_version": key.primary_version,
         "description": key.description,

@@ -16,7 +16,7 @@ from strongroom_server.cli import (
     files,
     grants,
     hsm,
-    key_lifecycle,
+    key_import,
     pairs,
     policy,
     secrets,
@@ -43,7 +43,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_root)
     for group, name in (
-        (key_lifecycle.app, "keys"),
+        (key_import.app, "keys"),
         (aliases.app, "aliases"),
         (policy.app, "policy"),
         (grants.app, "grants"),
