@@ -256,10 +256,12 @@ class Cryptoki:
     def find(self, session: int, template: Template) -> list[int]:
         """Find objects, to the end: an unfinished search blocks the session."""
         packed = pack(template)
-        self._do("C_FindObjectsInit", session, packed.array, packed.count)
         found: list[int] = []
         chunk = (_UL * _FOUND)()
         try:
+            # Also when this fails: SoftHSM, for one, leaves the search begun when it cannot
+            # read an object, and answers CKR_OPERATION_ACTIVE from then on.
+            self._do("C_FindObjectsInit", session, packed.array, packed.count)
             while True:
                 self._do(
                     "C_FindObjects",

@@ -60,7 +60,7 @@ class WorkerSettings(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a worker tells of its start."""
+    """What a worker tells of its start; with READY, a text is what a person must look at."""
 
     status: StartStatus
     keys: int

@@ -19,6 +19,7 @@ from strongroom_server.hsm.key_kinds import KeyKind
 from strongroom_server.hsm.return_codes import Action, KeyUnsafeError, ReturnCodeError
 from strongroom_server.hsm.token import KeyHandle, TokenSession
 from strongroom_server.hsm.token_objects import find_patiently, judge, judge_public
+from strongroom_server.hsm.unreadable import UnreadableObjects
 
 __all__ = ["Item", "ItemKind", "destroy_named", "list_objects"]
 
@@ -38,6 +39,7 @@ class ItemKind(enum.StrEnum):
     ROOT = "root"
     TRANSFER = "transfer"
     FOREIGN = "foreign"
+    UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,8 @@ class Item:
     """Objects of the token that carry one name.
 
     Attributes:
-        kind: What it is; FOREIGN counts all objects that are not ours, without names.
+        kind: What it is; FOREIGN counts all objects that are not ours, UNREADABLE those that
+            may be anybody's, without names.
         name: The label, without ``/imported`` and ``/public``.
         materials: Secret and private keys; one is right.
         publics: Public keys; one beside a private key is right.
@@ -98,15 +101,22 @@ def list_objects(session: TokenSession, capabilities: Capabilities) -> list[Item
     """
     drafts: dict[str, _Draft] = {}
     foreign = 0
+    unreadable = UnreadableObjects(session.check_present)
     for object_class, names in _READ.items():
         for handle in find_patiently(session, {"TOKEN": True, "CLASS": object_class}):
-            shown = session.attributes(handle, names)
-            if not _sort(drafts, handle, shown):
+            shown = unreadable.read(session, handle, names)
+            if shown is not None and not _sort(drafts, handle, shown):
                 foreign += 1
     items = [_judged(session, draft, capabilities) for draft in drafts.values()]
     items.sort(key=lambda item: (item.kind, item.name))
     if foreign:
         items.append(Item(ItemKind.FOREIGN, "", foreign, publics=0, is_pair=False, weakness=""))
+    if unreadable.count:
+        detail = f"cannot be read: {unreadable.first}"
+        number = unreadable.count
+        items.append(
+            Item(ItemKind.UNREADABLE, "", number, publics=0, is_pair=False, weakness=detail)
+        )
     return items
 
 

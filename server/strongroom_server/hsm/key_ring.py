@@ -17,14 +17,16 @@ from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.hsm import ck_mechanisms as ck
 from strongroom_server.hsm import key_template
 from strongroom_server.hsm.capabilities import Capabilities
+from strongroom_server.hsm.conformance import check_module
 from strongroom_server.hsm.destruction import destroy_version
-from strongroom_server.hsm.handles import BoundedMap
+from strongroom_server.hsm.handles import BoundedMap, destroy
 from strongroom_server.hsm.key_kinds import KeyKind
 from strongroom_server.hsm.key_template import Hardening
 from strongroom_server.hsm.ladder import Ladder
 from strongroom_server.hsm.mechanisms import IV_BYTES
 from strongroom_server.hsm.return_codes import (
     HsmFaultError,
+    ModuleUnusableError,
     PolicyRefusedError,
     ReturnCodeError,
     TamperedError,
@@ -244,6 +246,18 @@ class KeyRing:
             self.session.encrypt(self._probe, mechanism, _CANARY)
         except ReturnCodeError as exc:
             raise HsmFaultError(f"health check: {exc}") from exc
+
+    def check_module(self) -> None:
+        """Check the module as at the start.
+
+        Raises:
+            HsmFaultError: It does not pass.
+        """
+        try:
+            _, probe = check_module(self.session)
+        except ModuleUnusableError as exc:
+            raise HsmFaultError(str(exc)) from exc
+        destroy(self.session, probe)
 
     def close(self) -> None:
         """Finalise the module; called when the pool lets go, never after a fault."""

@@ -20,6 +20,7 @@ from typing import Final, Protocol, TypeVar
 
 from strongroom_server.hsm.return_codes import (
     Action,
+    AmbiguousFaultError,
     HsmFaultError,
     PolicyRefusedError,
     ReturnCodeError,
@@ -98,6 +99,7 @@ class Ladder:
             TamperedError: The input is bad, and the HSM is well.
             PolicyRefusedError: The module refuses as such; the session is well.
             KeyAbsentError: From `refind`.
+            AmbiguousFaultError: The HSM or one key of it failed.
             HsmFaultError: Anything else; neither the session nor this process is of any
                 more use.
         """
@@ -138,9 +140,15 @@ class Ladder:
                     self._session.reopen()
                     self._on_reopened()
                 case _:
-                    raise HsmFaultError(f"{what}: {error}") from error
+                    raise self._fault(f"{what}: {error}", error) from error
         except ReturnCodeError as exc:
-            raise HsmFaultError(f"{what}: {error}, then in recovery {exc}") from exc
+            text = f"{what}: {error}, then in recovery {exc}"
+            raise self._fault(text, error, exc) from exc
+
+    def _fault(self, text: str, *errors: ReturnCodeError) -> HsmFaultError:
+        if all(self._action_of(error) is Action.AMBIGUOUS for error in errors):
+            return AmbiguousFaultError(text)
+        return HsmFaultError(text)
 
     def _last_word(
         self,

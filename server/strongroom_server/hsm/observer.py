@@ -51,7 +51,8 @@ class PoolObserver(Protocol):
 
         Args:
             category: ``pin_refused`` (no worker is started any more), ``key_absent``,
-                ``damaged`` (stored material does not unwrap) or ``policy``.
+                ``damaged`` (stored material does not unwrap, an object cannot be read or
+                used) or ``policy``.
             text: What happened.
         """
         ...

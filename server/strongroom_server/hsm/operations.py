@@ -22,6 +22,7 @@ from strongroom_server.hsm.ring_errors import (
     MaterialDamagedError,
     UnsupportedError,
 )
+from strongroom_server.hsm.suspects import Suspects
 from strongroom_server.hsm.transfer import Transfer
 from strongroom_server.hsm.wire import Answer, Operation, Request, Status
 from strongroom_server.hsm.wire_operations import ImportForm
@@ -49,6 +50,7 @@ class Operations:
         self._ring = ring
         self._pairs = KeyPairs(ring)
         self._transfer = Transfer(ring)
+        self._suspects = Suspects(ring.check_module)
         self._external = ExternalMaterial(ring, self._transfer)
         self._by_number: dict[int, Callable[[Request], tuple[bytes, bytes]]] = {
             Operation.ENCRYPT: self._encrypt,
@@ -97,7 +99,7 @@ class Operations:
                 status = Status.EXPIRED  # nobody waits for it any more
             else:
                 try:
-                    first, second = self._by_number[request.operation](request)
+                    first, second = self._suspects.run(request, self._by_number[request.operation])
                     status = Status.OK
                 except HsmTokenError as exc:
                     status = _STATUSES.get(type(exc), Status.FAULT)

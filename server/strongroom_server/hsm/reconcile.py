@@ -142,7 +142,7 @@ def _judge(items: Iterable[Item]) -> list[Difference]:
     for item in items:
         if item.weakness:
             found.append(Difference(Verdict.UNSAFE, item.kind, item.name, item.weakness))
-        if item.kind in {ItemKind.FOREIGN, ItemKind.TRANSFER}:
+        if item.kind in {ItemKind.FOREIGN, ItemKind.TRANSFER, ItemKind.UNREADABLE}:
             continue
         if item.materials > 1 or item.publics > 1:
             detail = f"{item.materials} secret or private and {item.publics} public keys"

@@ -17,6 +17,7 @@ __all__ = [
     "RV_BY_EXCEPTION",
     "TABLE",
     "Action",
+    "AmbiguousFaultError",
     "HsmFaultError",
     "HsmTokenError",
     "KeyAbsentError",
@@ -302,6 +303,10 @@ class PolicyRefusedError(HsmTokenError):
 
 class HsmFaultError(HsmTokenError):
     """Session, token or module failed; this process cannot go on."""
+
+
+class AmbiguousFaultError(HsmFaultError):
+    """A fault by codes that may as well mean one damaged key; `key_ring` finds out which."""
 
 
 class PinRefusedError(HsmTokenError):

@@ -28,6 +28,7 @@ from strongroom_server.hsm.return_codes import (
     ReturnCodeError,
 )
 from strongroom_server.hsm.token import KeyHandle, TokenSession
+from strongroom_server.hsm.unreadable import UnreadableObjects
 
 __all__ = ["ResidentKey", "TokenObjects", "find_patiently"]
 
@@ -102,6 +103,7 @@ class TokenObjects:
         self._untold = capabilities.untold_origin
         self._check_health = check_health
         self._keys: dict[bytes, ResidentKey] = {}
+        self.unreadable: Final = UnreadableObjects(check_health)
 
     def __len__(self) -> int:
         """Return how many are loaded."""
@@ -170,7 +172,7 @@ class TokenObjects:
             (ck.CKO_PUBLIC_KEY, _PUBLIC_NAMES),
         ):
             found += self._ladder.run(
-                lambda wanted=object_class, names=names: self.read({"CLASS": wanted}, names),  # type: ignore[misc]  # bound per round
+                lambda wanted=object_class, names=names: self._read_all(wanted, names),  # type: ignore[misc]  # bound per round
                 what="load keys",
             )
         self._keys = self._assemble(found)
@@ -178,8 +180,17 @@ class TokenObjects:
     def read_secrets(self) -> list[tuple[KeyHandle, Mapping[str, AttributeValue]]]:
         """Read all secret keys of the token, whosever they are."""
         return self._ladder.run(
-            lambda: self.read({"CLASS": ck.CKO_SECRET_KEY}, _SECRET_NAMES), what="load keys"
+            lambda: self._read_all(ck.CKO_SECRET_KEY, _SECRET_NAMES), what="load keys"
         )
+
+    def _read_all(
+        self, object_class: int, names: tuple[str, ...]
+    ) -> list[tuple[KeyHandle, Mapping[str, AttributeValue]]]:
+        return [
+            (handle, shown)
+            for handle in find_patiently(self._session, {"TOKEN": True, "CLASS": object_class})
+            if (shown := self.unreadable.read(self._session, handle, names)) is not None
+        ]
 
     def read(
         self, template: Template, names: tuple[str, ...]

@@ -146,7 +146,7 @@ def _start(settings: WorkerSettings) -> tuple[KeyRing | None, Report]:
     except tuple(error for error, _ in _START_ERRORS) as exc:
         status = next(status for error, status in _START_ERRORS if isinstance(exc, error))
         return None, Report(status, 0, str(exc))
-    return key_ring, Report(StartStatus.READY, key_ring.key_count, "")
+    return key_ring, Report(StartStatus.READY, key_ring.key_count, str(key_ring.objects.unreadable))
 
 
 class _FrameReader:

@@ -317,6 +317,8 @@ class Workforce:
                     self._stopped = True
                     self._observer.alarm("pin_refused", report.text)
                 raise _StartFailedError(report)
+            if report.text:
+                self._observer.alarm("damaged", report.text)
             worker.last_heard = self._clock.monotonic()
             if not worker.is_lost:
                 self.workers.append(worker)
