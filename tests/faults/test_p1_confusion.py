@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.hsm, pytest.mark.timeout(300)
 EU, US = "eu-1", "us-1"
 PAYMENTS = f"{TRUST_DOMAIN}/payments"
 CONTEXT = {"tenant": "7"}
-NFC, NFD = "caf\u00e9", "cafe\u0301"
+NFC, NFD = "r\u00e9gion", "re\u0301gion"
 RACES = 60
 
 
