@@ -9,17 +9,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from tests.support.memory_service import ORDERS, STRANGER, VISIBLE_TO_ALL, MemoryService, caller
+from tests.support.importing import KNOWN, OTHER, Importing, importing_key
+from tests.support.memory_service import ORDERS, STRANGER, VISIBLE_TO_ALL, caller
 from tests.support.wrap_material import wrap_material
 
 from strongroom import encryption_context as contexts
 from strongroom_server.domain import ciphertext
 from strongroom_server.domain.imports import (
-    MAX_OPEN_IMPORTS,
     TOKEN_BYTES,
     ImportToken,
-    IssuedToken,
-    TokenState,
     WrappingAlgorithm,
 )
 from strongroom_server.domain.keys import (
@@ -35,7 +33,6 @@ from strongroom_server.errors import (
     ArgumentInvalidError,
     CiphertextInvalidError,
     EtagMismatchError,
-    HsmUnavailableError,
     ImportTokenExpiredError,
     ImportTokenInvalidError,
     ImportTokenUsedError,
@@ -43,131 +40,20 @@ from strongroom_server.errors import (
     KeyOriginMismatchError,
     KeySpecUnsupportedError,
     KeyStateInvalidError,
-    LimitExceededError,
     PolicyDeniedError,
     RequestIdReusedError,
-    StrongroomError,
 )
 from strongroom_server.services.answers import ImportParameters
 from strongroom_server.services.changes import ChangeRequest
-from strongroom_server.services.import_upkeep import ImportUpkeep
 from strongroom_server.services.key_import import NewMaterial
 from strongroom_server.services.lifecycle import NewKey
-from strongroom_server.services.material_deletion import MaterialDeletion
 
-KNOWN = bytes(range(32))
-OTHER = bytes(32)
 STORAGES = pytest.mark.parametrize("storage", list(KeyStorage))
-
-
-class Heard:
-    """Remembers what the upkeep told."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.problems: list[StrongroomError] = []
-
-    def expired(self, name: str) -> None:
-        self.names.append(name)
-
-    def waits(self, name: str, problem: StrongroomError) -> None:
-        assert name
-        self.problems.append(problem)
-
-    def failed(self, fault: Exception) -> None:
-        raise fault
-
-
-class Importing:
-    """A service, a key of origin EXTERNAL, and a customer who has material."""
-
-    def __init__(self, service: MemoryService, key: Key) -> None:
-        self.service = service
-        self.name = key.name
-        self.heard = Heard()
-        shard = service.topology.shard("eu-1")
-        self.upkeep = ImportUpkeep(
-            shard,
-            MaterialDeletion(recorder=service.recorder, clock=service.clock),
-            recorder=service.recorder,
-            clock=service.clock,
-            observer=self.heard,
-        )
-
-    @property
-    def key(self) -> Key:
-        return self.service.eu.store.keys[self.name.key_id]
-
-    def state(self) -> KeyState:
-        return self.key.state
-
-    async def parameters(self, algorithm: WrappingAlgorithm | None = None) -> ImportParameters:
-        made, _ = await self.service.imports.get_parameters(
-            caller(), self.name, algorithm, ChangeRequest()
-        )
-        return made
-
-    async def send(
-        self,
-        made: ImportParameters,
-        material: bytes = KNOWN,
-        *,
-        expire_time: datetime | None = None,
-        request: ChangeRequest | None = None,
-    ) -> Key:
-        assert made.algorithm is not None
-        encrypted = wrap_material(made.public_key, made.algorithm, material)
-        return await self.send_wrapped(
-            made.token, encrypted, expire_time=expire_time, request=request
-        )
-
-    async def send_wrapped(
-        self,
-        token: bytes,
-        encrypted: bytes,
-        *,
-        expire_time: datetime | None = None,
-        request: ChangeRequest | None = None,
-    ) -> Key:
-        new = NewMaterial(token, encrypted, expire_time)
-        key, _ = await self.service.imports.import_material(
-            caller(), self.name, new, request or ChangeRequest()
-        )
-        return key
-
-    async def delete(self, request: ChangeRequest | None = None) -> Key:
-        key, _ = await self.service.imports.delete_material(
-            caller(), self.name, request or ChangeRequest()
-        )
-        return key
-
-    async def encrypt(self, plaintext: bytes = b"x") -> bytes:
-        made = await self.service.crypto.encrypt(
-            caller(), self.name, plaintext, {}, validate_only=False
-        )
-        return made.blob
-
-    async def decrypt(self, blob: bytes) -> bytes:
-        made = await self.service.crypto.decrypt(caller(), self.name, blob, {}, validate_only=False)
-        return made.plaintext
-
-
-async def _importing(
-    storage: KeyStorage | None = None,
-    *,
-    spec: KeySpec = KeySpec.AES_256,
-    usage: KeyUsage = KeyUsage.ENCRYPT_DECRYPT,
-    policy: str = "",
-) -> Importing:
-    service = MemoryService()
-    new = NewKey("eu-1", "", spec, usage, policy, storage, origin=KeyOrigin.EXTERNAL)
-    key, _ = await service.lifecycle.create_key(caller(), new, ChangeRequest())
-    return Importing(service, key)
 
 
 async def test_a_key_of_origin_external_begins_without_material() -> None:
     """CreateKey with EXTERNAL makes nothing in the HSM, and the key cannot be used yet."""
-    importing = await _importing()
+    importing = await importing_key()
     assert importing.state() is KeyState.PENDING_IMPORT
     assert importing.key.origin is KeyOrigin.EXTERNAL
     assert importing.service.eu.token.operations == 0
@@ -178,7 +64,7 @@ async def test_a_key_of_origin_external_begins_without_material() -> None:
 @STORAGES
 async def test_imported_material_is_what_the_key_uses(storage: KeyStorage) -> None:
     """A blob of the service opens with the material that the test brought."""
-    importing = await _importing(storage)
+    importing = await importing_key(storage)
     made = await importing.parameters()
     assert made.material_bytes == len(KNOWN)
     key = await importing.send(made)
@@ -196,7 +82,7 @@ async def test_imported_material_is_what_the_key_uses(storage: KeyStorage) -> No
 @STORAGES
 async def test_only_the_first_material_comes_again(storage: KeyStorage) -> None:
     """After a deletion other material is refused, and the same makes old blobs readable."""
-    importing = await _importing(storage)
+    importing = await importing_key(storage)
     await importing.send(await importing.parameters())
     blob = await importing.encrypt()
     assert (await importing.delete()).state is KeyState.PENDING_IMPORT
@@ -214,7 +100,7 @@ async def test_only_the_first_material_comes_again(storage: KeyStorage) -> None:
 @STORAGES
 async def test_an_import_into_a_key_with_material_changes_its_end(storage: KeyStorage) -> None:
     """The same material again gives another end and leaves the state; other is refused."""
-    importing = await _importing(storage)
+    importing = await importing_key(storage)
     await importing.send(await importing.parameters())
     await importing.service.lifecycle.set_state(
         caller(), importing.name, KeyState.DISABLED, ChangeRequest()
@@ -234,7 +120,7 @@ async def test_an_import_into_a_key_with_material_changes_its_end(storage: KeySt
 @pytest.mark.parametrize("algorithm", list(WrappingAlgorithm))
 async def test_each_algorithm(algorithm: WrappingAlgorithm) -> None:
     """What the HSM has works, and what it lacks is refused before there is a token."""
-    importing = await _importing()
+    importing = await importing_key()
     if algorithm.value.endswith("256"):
         with pytest.raises(KeySpecUnsupportedError):
             await importing.parameters(algorithm)
@@ -247,7 +133,7 @@ async def test_each_algorithm(algorithm: WrappingAlgorithm) -> None:
 
 async def test_a_token_is_used_once() -> None:
     """After an import, well or not, its token is IMPORT_TOKEN_USED."""
-    importing = await _importing()
+    importing = await importing_key()
     made = await importing.parameters()
     await importing.send(made)
     with pytest.raises(ImportTokenUsedError):
@@ -263,7 +149,7 @@ async def test_a_token_is_used_once() -> None:
 
 async def test_wrong_tokens_are_refused() -> None:
     """Not a token, an altered one, another key's and a replaced one are IMPORT_TOKEN_INVALID."""
-    importing = await _importing()
+    importing = await importing_key()
     made = await importing.parameters()
     assert len(made.token) == TOKEN_BYTES
     assert made.algorithm is not None
@@ -296,7 +182,7 @@ async def test_wrong_tokens_are_refused() -> None:
 
 async def test_an_expired_token_is_refused() -> None:
     """After 24 hours a token is IMPORT_TOKEN_EXPIRED, and its wrapping key goes."""
-    importing = await _importing()
+    importing = await importing_key()
     made = await importing.parameters()
     importing.service.clock.jump(timedelta(hours=24))
     with pytest.raises(ImportTokenExpiredError):
@@ -307,133 +193,17 @@ async def test_an_expired_token_is_refused() -> None:
         await importing.send(made)
 
 
-async def test_a_claimed_token_takes_the_same_bytes_again() -> None:
-    """While the HSM is away a token stays good for what it was presented with alone."""
-    importing = await _importing()
-    made = await importing.parameters()
-    assert made.algorithm is not None
-    encrypted = wrap_material(made.public_key, made.algorithm, KNOWN)
-    importing.service.eu.token.fault = HsmUnavailableError("eu-1", "away")
-    with pytest.raises(HsmUnavailableError):
-        await importing.send_wrapped(made.token, encrypted)
-    importing.service.eu.token.fault = None
-    with pytest.raises(ImportTokenUsedError):
-        await importing.send(made)
-    assert (await importing.send_wrapped(made.token, encrypted)).state is KeyState.ENABLED
-
-
-async def test_wrapping_keys_are_bounded() -> None:
-    """A shard has so many open tokens and no more; ended ones make room."""
-    importing = await _importing()
-    tokens = importing.service.eu.store.import_tokens
-    ends = importing.service.clock.now() + timedelta(days=1)
-    for n in range(MAX_OPEN_IMPORTS):
-        digest = n.to_bytes(32, "big")
-        tokens[digest] = IssuedToken(digest, uuid.uuid4(), uuid.uuid4(), ends)
-    with pytest.raises(LimitExceededError):
-        await importing.parameters()
-    assert importing.service.eu.token.wrapping_keys == {}
-    tokens[digest] = dataclasses.replace(tokens[digest], state=TokenState.USED)
-    await importing.upkeep.look()
-    assert (await importing.parameters()).token
-
-
-@STORAGES
-async def test_material_ends(storage: KeyStorage) -> None:
-    """At its end the upkeep destroys material, once, with records; the key waits again."""
-    importing = await _importing(storage)
-    ends = importing.service.clock.now() + timedelta(days=365)
-    await importing.send(await importing.parameters(), expire_time=ends)
-    blob = await importing.encrypt()
-    await importing.upkeep.look()
-    assert importing.state() is KeyState.ENABLED
-    importing.service.clock.jump(timedelta(days=365))
-    await importing.upkeep.look()
-    await importing.upkeep.look()
-    assert importing.heard.names == [str(importing.name)]
-    assert importing.state() is KeyState.PENDING_IMPORT
-    assert importing.service.eu.token.materials == {}
-    methods = [(r.method, r.principal) for r in importing.service.records()[-2:]]
-    assert methods == [
-        ("BeginImportedMaterialDeletion", "strongroom:import"),
-        ("ExpireImportedKeyMaterial", "strongroom:import"),
-    ]
-    await importing.send(await importing.parameters())
-    assert await importing.decrypt(blob) == b"x"
-
-
-@pytest.mark.parametrize("days", [-1, 0, 366])
-async def test_an_end_that_cannot_be(days: int) -> None:
-    """Material ends in the future, at most 365 days ahead; the token stays good."""
-    importing = await _importing()
-    made = await importing.parameters()
-    ends = importing.service.clock.now() + timedelta(days=days)
-    with pytest.raises(ArgumentInvalidError, match="valid_to"):
-        await importing.send(made, expire_time=ends)
-    assert (await importing.send(made)).state is KeyState.ENABLED
-
-
-@STORAGES
-async def test_a_deletion_that_was_cut_off_is_gone_on_with(storage: KeyStorage) -> None:
-    """While the HSM is away the key cannot be used or filled; later the upkeep ends it."""
-    importing = await _importing(storage)
-    await importing.send(await importing.parameters())
-    importing.service.eu.token.fault = HsmUnavailableError("eu-1", "away")
-    with pytest.raises(HsmUnavailableError):
-        await importing.delete()
-    assert importing.state() is KeyState.PENDING_IMPORT
-    importing.service.eu.token.fault = None
-    with pytest.raises(KeyStateInvalidError, match="losing its material"):
-        await importing.send(await importing.parameters())
-    with pytest.raises(EtagMismatchError):
-        await importing.delete()  # another server might still be at it
-    await importing.upkeep.look()
-    assert importing.heard.names == []
-    importing.service.clock.jump(timedelta(minutes=2))
-    await importing.upkeep.look()
-    assert importing.heard.names == [str(importing.name)]
-    assert importing.service.eu.token.materials == {}
-    assert (await importing.send(await importing.parameters())).state is KeyState.ENABLED
-
-
 async def test_deleting_what_is_not_there_changes_nothing() -> None:
     """DeleteImportedKeyMaterial of a key without material succeeds and leaves its etag."""
-    importing = await _importing()
+    importing = await importing_key()
     before = importing.key
     assert await importing.delete() == before
     assert importing.key == before
 
 
-async def test_a_key_that_waits_for_its_deletion() -> None:
-    """It takes no import, may lose its material, and comes back by what it has."""
-    importing = await _importing()
-    deletion = importing.service.management.deletion
-    await importing.send(await importing.parameters())
-    await deletion.schedule_key(caller(), importing.name, 7, ChangeRequest())
-    with pytest.raises(KeyStateInvalidError):
-        await importing.parameters()
-    assert (await importing.delete()).state is KeyState.PENDING_DELETION
-    back, _ = await deletion.cancel_key(caller(), importing.name, ChangeRequest())
-    assert back.state is KeyState.PENDING_IMPORT
-    await importing.send(await importing.parameters())
-    await deletion.schedule_key(caller(), importing.name, 7, ChangeRequest())
-    back, _ = await deletion.cancel_key(caller(), importing.name, ChangeRequest())
-    assert back.state is KeyState.DISABLED
-
-
-@pytest.mark.parametrize("state", [KeyState.ENABLED, KeyState.DISABLED])
-async def test_a_key_without_material_is_not_switched(state: KeyState) -> None:
-    """EnableKey and DisableKey are not for a key that waits for an import."""
-    importing = await _importing()
-    with pytest.raises(KeyStateInvalidError):
-        await importing.service.lifecycle.set_state(
-            caller(), importing.name, state, ChangeRequest()
-        )
-
-
 async def test_keys_made_in_the_hsm_take_no_part() -> None:
     """The calls of imports are KEY_ORIGIN_MISMATCH for other keys, and RotateKey for these."""
-    importing = await _importing()
+    importing = await importing_key()
     service = importing.service
     await importing.send(await importing.parameters())
     with pytest.raises(KeyOriginMismatchError):
@@ -457,12 +227,12 @@ async def test_what_cannot_be_brought() -> None:
         (KeySpec.HMAC_224, KeyUsage.GENERATE_VERIFY_MAC),
     ):
         with pytest.raises(ArgumentInvalidError, match="EXTERNAL is for"):
-            await _importing(spec=spec, usage=usage)
+            await importing_key(spec=spec, usage=usage)
 
 
 async def test_permission_is_asked_for() -> None:
     """Who may see the key and nothing else gets POLICY_DENIED, whatever they bring."""
-    importing = await _importing(policy=VISIBLE_TO_ALL)
+    importing = await importing_key(policy=VISIBLE_TO_ALL)
     made = await importing.parameters()
     imports, who = importing.service.imports, caller(STRANGER)
     for call in (
@@ -479,7 +249,7 @@ async def test_permission_is_asked_for() -> None:
 
 async def test_a_rehearsal_changes_nothing() -> None:
     """With validate_only nothing is made, used or destroyed, and the answer says what would be."""
-    importing = await _importing()
+    importing = await importing_key()
     service, rehearsal = importing.service, ChangeRequest(validate_only=True)
     made, _ = await service.imports.get_parameters(caller(), importing.name, None, rehearsal)
     assert (made.public_key, made.token) == (b"", b"")
@@ -500,7 +270,7 @@ async def test_a_rehearsal_changes_nothing() -> None:
 
 async def test_a_repeat_returns_the_first_answer() -> None:
     """Under one request id each call is made once; another body is refused."""
-    importing = await _importing()
+    importing = await importing_key()
     service = importing.service
     request = ChangeRequest(request_id=str(uuid.uuid4()))
 
@@ -534,7 +304,7 @@ def _without_check(key: Key) -> Key:
 
 async def test_an_etag_that_is_not_the_keys() -> None:
     """An import or deletion of a key that changed since is ETAG_MISMATCH, and uses no token."""
-    importing = await _importing()
+    importing = await importing_key()
     made = await importing.parameters()
     stale = ChangeRequest(etag="r999")
     with pytest.raises(EtagMismatchError):
@@ -546,7 +316,7 @@ async def test_an_etag_that_is_not_the_keys() -> None:
 
 async def test_no_record_holds_token_or_material() -> None:
     """Records name the algorithm, and hold neither the token nor what came with it."""
-    importing = await _importing()
+    importing = await importing_key()
     made = await importing.parameters()
     await importing.send(made)
     text = repr(importing.service.records())
