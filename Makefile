@@ -33,8 +33,8 @@ demo: setup ## The whole story in one minute: two regions, real files, a verifie
 up: setup ## A development deployment that keeps running; says how to reach it
 	@$(ENVIRONMENT) $(BIN)/strongroom dev up
 
-test: setup ## Every test
-	@$(ENVIRONMENT) $(BIN)/pytest -m "not soak"
+test: setup ## Every test, three files at a time: most of them wait for processes
+	@$(ENVIRONMENT) $(BIN)/pytest -m "not soak" -n $${STRONGROOM_TEST_WORKERS:-3} --dist loadfile
 
 # STRONGROOM_MEMORY_SECONDS=3600 watches the HSM workers' memory for an hour each way.
 soak: setup ## The tests that take minutes, and the rounds of the fault tests 20 times
