@@ -20,7 +20,12 @@ from tests.support.softhsm import (
 
 from strongroom_server.domain.algorithms import Algorithm
 from strongroom_server.domain.keys import KeyMaterial, KeySpec, KeyUsage
-from strongroom_server.errors import HsmUnavailableError, InternalError, StrongroomError
+from strongroom_server.errors import (
+    HsmUnavailableError,
+    InternalError,
+    LimitExceededError,
+    StrongroomError,
+)
 from strongroom_server.hsm.breaker import BreakerState
 from strongroom_server.hsm.pool import SessionPool
 
@@ -191,7 +196,7 @@ async def test_a_full_token_costs_no_worker(token: TestToken, shim: Shim) -> Non
         key = await create_key(pool)
         for _ in range(3):
             shim.rule("C_GenerateKey", 0x31, times=2)  # CKR_DEVICE_MEMORY, after a clean-up too
-            with pytest.raises(InternalError):
+            with pytest.raises(LimitExceededError, match="no room"):
                 await create_key(pool)
             assert not shim.is_pending("C_GenerateKey")
             assert await pool.encrypt(key, b"x", AAD, deadline=in_seconds())

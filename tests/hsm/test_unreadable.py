@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from strongroom_server.hsm.return_codes import HsmFaultError
 
 pytestmark = pytest.mark.hsm
 
+_ID = 0x102  # CKA_ID
 _ATTRIBUTES = "C_GetAttributeValue"
 
 
@@ -98,7 +100,7 @@ def test_the_inventory_counts_them(faulty_ring: KeyRing, shim: Shim) -> None:
     assert "CKR_GENERAL_ERROR" in last.weakness
 
 
-@pytest.mark.parametrize("attribute", [0x102, 0x3, 0x11], ids=["id", "label", "value"])
+@pytest.mark.parametrize("attribute", [_ID, 0x3, 0x11], ids=["id", "label", "value"])
 @pytest.mark.parametrize("is_root", [False, True], ids=["key", "root"])
 async def test_calling_a_damaged_key_costs_nobody_else(
     token: TestToken, attribute: int, *, is_root: bool
@@ -125,6 +127,10 @@ async def test_calling_a_damaged_key_costs_nobody_else(
             with pytest.raises(HsmUnavailableError):
                 await pool.encrypt(bad, b"hello", AAD, deadline=in_seconds())
             assert await pool.decrypt(other, kept, AAD, deadline=in_seconds()) == b"hello"
+        with contextlib.ExitStack() as stack:
+            if attribute == _ID:  # then SoftHSM finds nothing by its id any more
+                stack.enter_context(pytest.raises(HsmUnavailableError, match="cannot make"))
+            await create_key(pool)
         assert not observer.lost
         assert not observer.breaker_states
         assert {category for category, _ in observer.alarms} <= {"damaged", "key_absent"}

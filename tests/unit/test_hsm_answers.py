@@ -10,6 +10,7 @@ from strongroom_server.errors import (
     HsmUnavailableError,
     InternalError,
     KeySpecUnsupportedError,
+    LimitExceededError,
     MacInvalidError,
     SignatureInvalidError,
 )
@@ -32,6 +33,9 @@ from strongroom_server.hsm.wire import Answer, Operation, Status
         (Operation.AGREE, Status.INVALID, ArgumentInvalidError, "invalid", None),
         (Operation.DECRYPT, Status.EXPIRED, HsmUnavailableError, "deadline", None),
         (Operation.DECRYPT, Status.POLICY, InternalError, "policy", "policy"),
+        (Operation.CREATE, Status.FULL, LimitExceededError, "policy", "policy"),
+        (Operation.CREATE_WRAPPED, Status.FULL, LimitExceededError, "policy", "policy"),
+        (Operation.DECRYPT, Status.FULL, HsmUnavailableError, "policy", "policy"),
     ],
 )
 def test_statuses(

@@ -18,6 +18,7 @@ from strongroom_server.hsm.return_codes import (
     PolicyRefusedError,
     ReturnCodeError,
     TamperedError,
+    TokenFullError,
     action_for,
     name_of,
 )
@@ -107,7 +108,7 @@ def _expected(  # noqa: PLR0911 - one return for each rung
         case Action.REOPEN, _:
             return ["call", "reopen", "reopened", "call"], None, fault
         case Action.RELIEVE, _:
-            return ["call", "reopen", "reopened", "call"], None, refused
+            return ["call", "reopen", "reopened", "call"], None, TokenFullError
         case _:
             return ["call"], fault, fault
 
@@ -203,7 +204,7 @@ def test_two_ambiguous_codes(*, has_input: bool) -> None:
 def test_a_full_token(*, has_input: bool) -> None:
     """A token that stays full when our session objects are gone refuses, and loses no worker."""
     for codes in ([DEVICE_MEMORY, TOKEN_RESOURCE_EXCEEDED], [DEVICE_MEMORY, DEVICE_MEMORY]):
-        text = Script(codes).ends(PolicyRefusedError, has_input=has_input)
+        text = Script(codes).ends(TokenFullError, has_input=has_input)
         assert "CKR_DEVICE_MEMORY" in text
     assert Script([DEVICE_MEMORY]).run(has_input=has_input) == "result"
     Script([DEVICE_MEMORY, DEVICE_ERROR]).ends(HsmFaultError, has_input=has_input)

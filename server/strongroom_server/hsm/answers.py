@@ -11,6 +11,7 @@ from strongroom_server.errors import (
     HsmUnavailableError,
     InternalError,
     KeySpecUnsupportedError,
+    LimitExceededError,
     MacInvalidError,
     SignatureInvalidError,
     StrongroomError,
@@ -19,6 +20,17 @@ from strongroom_server.hsm.wire import Answer, Operation, Status
 
 __all__ = ["error_for"]
 
+_MAKERS: Final = frozenset(
+    {
+        Operation.CREATE,
+        Operation.CREATE_ROOT,
+        Operation.CREATE_WRAPPED,
+        Operation.MAKE_TRANSFER_KEY,
+        Operation.IMPORT,
+        Operation.IMPORT_EXTERNAL,
+    }
+)
+
 _VERIFICATIONS: Final[dict[int, type[SignatureInvalidError | MacInvalidError]]] = {
     Operation.VERIFY: SignatureInvalidError,
     Operation.VERIFY_DIGEST: SignatureInvalidError,
@@ -26,7 +38,7 @@ _VERIFICATIONS: Final[dict[int, type[SignatureInvalidError | MacInvalidError]]] 
 }
 
 
-def error_for(  # noqa: PLR0911 - one for each status: it is a table
+def error_for(  # noqa: C901, PLR0911 - one for each status: it is a table
     region: str, operation: int, answer: Answer, alarm: Callable[[str, str], None]
 ) -> tuple[StrongroomError | None, str]:
     """Return an answer's error, None for a good one, and its category for the metrics.
@@ -46,14 +58,22 @@ def error_for(  # noqa: PLR0911 - one for each status: it is a table
             ), "key_absent"
         case Status.DAMAGED:
             alarm("damaged", _text(answer))
-            return HsmUnavailableError(
-                region, "the stored material of a key version is damaged"
-            ), "damaged"
+            what = "the stored material of a key version is damaged"
+            if operation in _MAKERS:
+                what = "the HSM cannot make a key"
+            return HsmUnavailableError(region, what), "damaged"
         case Status.UNSUPPORTED:
             return KeySpecUnsupportedError(region, _text(answer)), "unsupported"
         case Status.INVALID:
             field, _, text = _text(answer).partition("\0")
             return ArgumentInvalidError.of(field, "hsm", text), "invalid"
+        case Status.FULL:
+            alarm("policy", _text(answer))
+            if operation in _MAKERS:
+                return LimitExceededError(
+                    f"region {region}: its HSM has no room for another key"
+                ), "policy"
+            return HsmUnavailableError(region, "the HSM is out of memory"), "policy"
         case Status.EXPIRED:
             return HsmUnavailableError(region, "the deadline has passed"), "deadline"
         case _:

@@ -25,6 +25,7 @@ from strongroom_server.hsm.return_codes import (
     PolicyRefusedError,
     ReturnCodeError,
     TamperedError,
+    TokenFullError,
 )
 
 __all__ = ["Ladder", "Reopenable"]
@@ -98,6 +99,7 @@ class Ladder:
         Raises:
             TamperedError: The input is bad, and the HSM is well.
             PolicyRefusedError: The module refuses as such; the session is well.
+            TokenFullError: It has no room.
             KeyAbsentError: From `refind`.
             AmbiguousFaultError: The HSM or one key of it failed.
             HsmFaultError: Anything else; neither the session nor this process is of any
@@ -169,7 +171,7 @@ class Ladder:
         if after in {Action.CALLER, Action.POLICY}:
             return PolicyRefusedError(text)
         if after is before is Action.RELIEVE:
-            return PolicyRefusedError(text)
+            return TokenFullError(text)
         return HsmFaultError(text)
 
     def _action_of(self, error: ReturnCodeError) -> Action:

@@ -16,6 +16,7 @@ from strongroom_server.hsm.return_codes import (
     KeyAbsentError,
     PolicyRefusedError,
     TamperedError,
+    TokenFullError,
 )
 from strongroom_server.hsm.ring_errors import (
     ArgumentRefusedError,
@@ -35,6 +36,7 @@ _STATUSES: Final[dict[type[HsmTokenError], Status]] = {
     TamperedError: Status.TAMPERED,
     KeyAbsentError: Status.KEY_ABSENT,
     PolicyRefusedError: Status.POLICY,
+    TokenFullError: Status.FULL,
     MaterialDamagedError: Status.DAMAGED,
     UnsupportedError: Status.UNSUPPORTED,
     ArgumentRefusedError: Status.INVALID,

@@ -318,6 +318,9 @@ class SessionPool(PoolImports):
             except WorkerLostError:
                 if not may_retry:
                     break
+                # Killed is not gone: a process in the middle of a write ends after it, and
+                # what the next one searches for must be there by then.
+                await lead.reap(grace_seconds=0.0)
         raise self._dispatcher.unavailable()
 
     async def _tell_others(self, operation: Operation, key: WireKey, deadline: float) -> None:

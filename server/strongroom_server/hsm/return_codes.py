@@ -29,6 +29,7 @@ __all__ = [
     "Row",
     "TamperedError",
     "TokenAbsentError",
+    "TokenFullError",
     "action_for",
     "name_of",
 ]
@@ -299,6 +300,10 @@ class KeyAbsentError(HsmTokenError):
 
 class PolicyRefusedError(HsmTokenError):
     """The module refuses the operation as such; another session would do the same."""
+
+
+class TokenFullError(PolicyRefusedError):
+    """The token has no room, and our session objects were not what filled it."""
 
 
 class HsmFaultError(HsmTokenError):

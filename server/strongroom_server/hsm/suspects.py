@@ -73,8 +73,8 @@ class Suspects:
             if not any(request.key.ref):
                 name = key_template.label_for_root(request.key.root)
             raise MaterialDamagedError(
-                f"{name} cannot be used, and the HSM is well: {exc}; restore the token "
-                "from its backup"
+                f"{name} cannot be made or used, though the HSM passes its checks: {exc}; "
+                "an object on the token is damaged, or it cannot be written"
             ) from exc
 
     def _ensure_well(self) -> None:

@@ -131,6 +131,8 @@ class Status(enum.IntEnum):
     """The module does not do this."""
     INVALID = 8
     """An argument is wrong; `first` says which and why, for the caller."""
+    FULL = 9
+    """The token has no room for another object."""
 
 
 class WireKey(NamedTuple):
