@@ -14,7 +14,6 @@ from datetime import datetime
 
 from strongroom.resource_names import AliasName
 from strongroom_server.domain.grants import Grant
-from strongroom_server.domain.imports import IssuedToken
 from strongroom_server.domain.keys import (
     Alias,
     Deletion,
@@ -24,6 +23,12 @@ from strongroom_server.domain.keys import (
     KeyVersion,
     KeyVersionRef,
     WrappedMaterial,
+)
+from strongroom_server.material_mutations import (
+    BeginMaterialDeletion,
+    DropMaterial,
+    ImportMaterial,
+    IssueImportToken,
 )
 
 __all__ = [
@@ -226,76 +231,6 @@ class SetPolicy:
         return _changed(replace(key, policy=self.policy), self.time)
 
 
-@dataclass(frozen=True, slots=True)
-class ImportMaterial:
-    """Note the material that a version has now, and that the token for it is used up."""
-
-    key_id: uuid.UUID
-    number: int
-    external: ExternalMaterial
-    wrapped: WrappedMaterial | None
-    state: KeyState
-    token_sha256: bytes
-    time: datetime
-    expected_revision: int
-
-    def apply(self, key: Key) -> Key:
-        """Return the key as it is afterwards."""
-        versions = tuple(
-            replace(version, external=self.external, wrapped=self.wrapped)
-            if version.number == self.number
-            else version
-            for version in key.versions
-        )
-        return _changed(replace(key, state=self.state, versions=versions), self.time)
-
-
-@dataclass(frozen=True, slots=True)
-class BeginMaterialDeletion:
-    """Stop the use of imported material, which the HSM will be told to destroy.
-
-    It is then material that has ended, in a key that waits for another import: whichever
-    server sees it goes on.
-    """
-
-    key_id: uuid.UUID
-    number: int
-    state: KeyState
-    time: datetime
-    expected_revision: int
-
-    def apply(self, key: Key) -> Key:
-        """Return the key as it is afterwards."""
-        versions = tuple(
-            replace(version, external=replace(version.external, expire_time=self.time))
-            if version.number == self.number and version.external is not None
-            else version
-            for version in key.versions
-        )
-        return _changed(replace(key, state=self.state, versions=versions), self.time)
-
-
-@dataclass(frozen=True, slots=True)
-class DropMaterial:
-    """Note that imported material is gone, and erase what the store has of it."""
-
-    key_id: uuid.UUID
-    number: int
-    state: KeyState
-    time: datetime
-    expected_revision: int
-
-    def apply(self, key: Key) -> Key:
-        """Return the key as it is afterwards."""
-        versions = tuple(
-            replace(version, wrapped=None, external=ExternalMaterial(version.external.check))
-            if version.number == self.number and version.external is not None
-            else version
-            for version in key.versions
-        )
-        return _changed(replace(key, state=self.state, versions=versions), self.time)
-
-
 KeyChange = (
     SetState
     | AddVersion
@@ -358,13 +293,6 @@ class EndGrant:
     """Take a grant away, retired or revoked."""
 
     grant: Grant
-
-
-@dataclass(frozen=True, slots=True)
-class IssueImportToken:
-    """Keep what there has to be known of a new import token."""
-
-    issued: IssuedToken
 
 
 @dataclass(frozen=True, slots=True)
