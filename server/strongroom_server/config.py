@@ -287,11 +287,7 @@ def load_config(path: Path) -> Config:
     except (OSError, ValueError) as exc:  # not readable; tomllib.TOMLDecodeError
         raise StartRefusedError(f"{path}: {exc}") from exc
     config = _resolve_paths(loaded, path.parent)
-    # Two shards in one database or one spool would write over each other.
-    for name in ("region", "store", "spool"):
-        values = [str(getattr(shard, name)) for shard in config.shards]
-        if len(set(values)) != len(values):
-            raise StartRefusedError(f"{path}: shards: a {name} is listed twice")
+    _check_shards(path, config)
     principals = [each.principal for each in config.limits.principals]
     if len(set(principals)) != len(principals):
         raise StartRefusedError(f"{path}: limits.principals: a principal is listed twice")
@@ -304,6 +300,30 @@ def load_config(path: Path) -> Config:
                 "whose acknowledgements are believed"
             )
     return config
+
+
+def _check_shards(path: Path, config: Config) -> None:
+    """Refuse shards that share what each needs for itself."""
+    # Two shards in one database or one spool would write over each other.
+    for name in ("region", "store", "spool"):
+        values = [str(getattr(shard, name)) for shard in config.shards]
+        if len(set(values)) != len(values):
+            raise StartRefusedError(f"{path}: shards: a {name} is listed twice")
+    # On one token, the keys of one look like orphans of the other (`hsm reconcile --apply`),
+    # and their wrapping roots have the same names.
+    tokens = [
+        (
+            shard.module,
+            shard.module_parameters,
+            sorted(shard.module_environment.items()),
+            shard.token_label,
+        )
+        for shard in config.shards
+    ]
+    if any(token in tokens[:at] for at, token in enumerate(tokens)):
+        raise StartRefusedError(
+            f"{path}: shards: a token is listed twice; each region needs its own"
+        )
 
 
 def _check_environment(names: Iterable[str]) -> None:

@@ -182,9 +182,9 @@ def test_all_mistakes_are_told_together_and_no_value_is(load):
     assert "marker" not in message
 
 
-@pytest.mark.parametrize("shared", ["region", "store", "spool"])
+@pytest.mark.parametrize("shared", ["region", "store", "spool", "token"])
 def test_shards_share_nothing(load, shared):
-    """Two shards of one region, in one store or in one spool refuse the start."""
+    """Two shards of one region, in one store, one spool or on one token refuse the start."""
     other = SHARD.replace("eu-1", "us-1")
     assert [shard.region for shard in load(GOOD + other).shards] == ["eu-1", "us-1"]
     line = next(line for line in SHARD.splitlines() if line.startswith(shared))

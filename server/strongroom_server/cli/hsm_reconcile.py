@@ -82,7 +82,8 @@ def reconcile(
     twice when there are objects without a record, for a creation may be under way; servers
     may run meanwhile. Changes nothing without --apply, and with it destroys orphaned key
     versions and transfer keys alone: there is no way back. First make sure that the
-    configuration names the current database, and not a copy that was restored.
+    configuration names the current database, and not a copy that was restored, and that no
+    other region or deployment keeps keys on the same token.
 
     Ends with 5 when something differs.
     """
@@ -198,6 +199,10 @@ def _destroy(shard: ShardConfig, names: list[str], *, without_asking: bool) -> N
 
     for name in names:
         note(f"to be destroyed: {name}")
+    note(
+        "another region or deployment that keeps keys on this token would see its own keys "
+        "in this list"
+    )
     if not without_asking:
         typer.confirm(f"destroy these {len(names)} for ever?", abort=True, err=True)
     now = asyncio.run(_read_records(shard))
