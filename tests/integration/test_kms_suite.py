@@ -59,7 +59,8 @@ class TestEnvelopes(EnvelopeSuite):
     @classmethod
     def kms(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KmsUnderTest]:
         deployment = Deployment.create(tmp_path_factory.mktemp("envelopes") / "dev")
-        with running(deployment), deployment.client() as client:
+        # A region that is down is to be noticed soon.
+        with running(deployment), deployment.client(max_attempts=5) as client:
 
             @contextlib.contextmanager
             def down(region: str) -> Iterator[None]:

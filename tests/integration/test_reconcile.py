@@ -141,7 +141,7 @@ def test_database_against_token(cli: Cli, target: HsmTarget, hsm: Hsm) -> None:
         rows, _ = hsm("reconcile", code=5)
         assert [(row["result"], row["name"]) for row in rows] == [("missing", recorded)]
         with pytest.raises(UnavailableError):
-            kms.decrypt(key.name, sealed.ciphertext, encryption_context=context)
+            kms.with_timeout(2.0).decrypt(key.name, sealed.ciphertext, encryption_context=context)
 
 
 def test_an_unsafe_key_is_told(target: HsmTarget, hsm: Hsm) -> None:

@@ -56,7 +56,8 @@ class TestOverGrpc(KmsSuite, EnvelopeSuite):
 
     @pytest.fixture
     def kms(self, server: FakeServer) -> Iterator[KmsUnderTest]:
-        with KmsClient(server.options()) as client:
+        # Few attempts: a region that is down is to be noticed soon.
+        with KmsClient(server.options(max_attempts=5)) as client:
             yield KmsUnderTest(client, REGIONS, server.down, bit_step=5, mutations=300)
 
 
