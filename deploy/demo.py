@@ -208,7 +208,7 @@ def region_down(demo: Demo, fleet: Fleet) -> None:
 def life_of_a_key(demo: Demo) -> None:
     """Rotate, re-key without touching the body, disable and enable."""
     demo.chapter("the key in eu-1 is rotated; old ciphertexts go on decrypting")
-    demo.run("keys", "rotate", EU)
+    demo.run("keys", "rotate", EU, lines=20)
     demo.run("keys", "versions", EU)
     demo.run("decrypt", "letter.txt.srm", *CONTEXT, "--out", "after-rotation.txt")
 

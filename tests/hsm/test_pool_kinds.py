@@ -68,7 +68,10 @@ async def test_wrapped_keys_work_everywhere(token: TestToken) -> None:
 
 
 async def test_a_key_is_unwrapped_by_one_worker(token: TestToken, shim: Shim) -> None:
-    """Calls on one key go to the worker that has it unwrapped: one unwrap for each key."""
+    """Calls on one key go to the worker that has it unwrapped: about one unwrap for each key.
+
+    A worker that is far behind lets others help out, so a busy machine shows a few more.
+    """
     settings = shim.wrap(token.with_settings(sessions=3))
     async with running_pool(settings) as pool:
         await pool.create_root(1, deadline=in_seconds())
@@ -78,7 +81,7 @@ async def test_a_key_is_unwrapped_by_one_worker(token: TestToken, shim: Shim) ->
             await asyncio.gather(
                 *(pool.encrypt(key, b"x", AAD, deadline=in_seconds()) for key in keys)
             )
-        assert shim.calls("C_UnwrapKey") - before == 12
+        assert 12 <= shim.calls("C_UnwrapKey") - before <= 24  # of 36, were there no preference
 
 
 async def test_a_damaged_record_harms_nobody(token: TestToken) -> None:
